@@ -1,0 +1,1 @@
+//! From profiles and gauges over time to findings.

@@ -1,0 +1,1 @@
+//! A live target to bytes and gauges: HTTP scraping and /proc.

@@ -1,0 +1,1 @@
+//! Bytes to model and back: pprof, its legacy text forms, folded stacks, speedscope.

@@ -1,0 +1,32 @@
+//! The words memtrace speaks.
+//!
+//! | word | what it is |
+//! |---|---|
+//! | [`Profile`] | sampled: rows of (stack, labels, values), interned in columns; pprof is its wire form |
+//! | [`Series`] | values over time: gauges of the process and per-stack values of successive profiles |
+//! | [`Event`] | something that happened: attach, restart, loss |
+//! | [`Finding`] | a verdict with its evidence |
+//!
+//! What this crate hides: interning, and the identity of a stack across
+//! profiles, processes and files ([`StackKey`]). It does no I/O, reads no clock,
+//! and knows no wire format. In-use values are gauges: two profiles of one
+//! process are never added.
+
+mod event;
+mod finding;
+mod intern;
+mod profile;
+mod series;
+mod time;
+
+pub use event::{Event, EventKind};
+pub use finding::{
+    Bound, FINDING_SCHEMA, Finding, Frame, Pattern, Rate, SampleKind, Status, Tier, finding_schema,
+};
+pub use intern::{Lists, Strings};
+pub use profile::{
+    FrameRef, Function, FunctionId, Label, LabelSetId, LabelValue, Line, Location, LocationId,
+    Mapping, MappingId, Profile, StackId, StackKey, StringId, ValueType,
+};
+pub use series::{Gauge, Gauges, Series};
+pub use time::Time;

@@ -1,0 +1,1 @@
+//! Keeps what was learned: one SQLite file per machine.

@@ -1,0 +1,1 @@
+//! One target's life from attach to verdict.

@@ -1,0 +1,1 @@
+//! Pure statistics of time series: trend tests, change points, false-discovery control.
