@@ -1,1 +1,131 @@
-fn main() {}
+//! The project's own commands. `cargo xtask help` lists them.
+
+mod accuracy;
+mod demo;
+mod fuzz;
+mod harm;
+mod pprof_bench;
+mod store_bench;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use tools::{Outcome, build_cnc, cargo, go, go_command, root, run};
+
+/// How long CI runs each fuzz target, seconds.
+const FUZZ_SECONDS: u64 = 60;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The main job on a real service: find its leak (or, healthy, find nothing)
+    Demo {
+        /// The same service without a leak: memtrace must stay silent
+        #[arg(long)]
+        healthy: bool,
+    },
+    /// Everything that must pass: format, lints, tidy, unit and end-to-end tests, fuzzing
+    Test {
+        /// Leave out the end-to-end runs, the fuzz targets and the simulation (minutes)
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The rules of the house that no compiler checks
+    Tidy,
+    /// How often the verdict is right, on simulated series whose truth is known
+    Accuracy(accuracy::Options),
+    /// Side-by-side measurements; results are added to bench/
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Run every fuzz target for a while
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = FUZZ_SECONDS)]
+        seconds: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Parse and aggregate pprof files, beside `go tool pprof`
+    Pprof,
+    /// Bytes, reads and kills of the store
+    Store,
+    /// Does watching disturb a 1 kHz control loop?
+    Harm {
+        /// Pairs of turns, watched and not
+        #[arg(long, default_value_t = 10)]
+        pairs: u32,
+        /// Seconds of each turn
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Interval of the watch
+        #[arg(long, default_value = "5s")]
+        interval: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().verb {
+        Verb::Demo { healthy } => demo::run(healthy),
+        Verb::Test { quick } => test(quick),
+        Verb::Tidy => tidy::run(),
+        Verb::Accuracy(options) => accuracy::run(&options),
+        Verb::Bench { what: Bench::Pprof } => pprof_bench::run(),
+        Verb::Bench { what: Bench::Store } => store_bench::run(),
+        Verb::Bench {
+            what:
+                Bench::Harm {
+                    pairs,
+                    seconds,
+                    interval,
+                },
+        } => harm::run(pairs, seconds, &interval),
+        Verb::Fuzz { seconds } => fuzz::run(seconds),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(quick: bool) -> Outcome {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    tidy::run()?;
+
+    let go = go()?;
+    let cnc_folder = root().join("services/cnc");
+    run(go_command(&go, &cnc_folder).args(["vet", "./..."]))?;
+    run(go_command(&go, &cnc_folder).args(["test", "./..."]))?;
+
+    let mut tests = cargo();
+    tests.args(["test", "--workspace"]).env("MEMTRACE_GO", &go);
+    if quick {
+        return run(&mut tests);
+    }
+    run(tests.env("MEMTRACE_CNC", build_cnc()?))?;
+    run(cargo().args(["xtask", "accuracy", "--quick"]))?;
+    fuzz::run(FUZZ_SECONDS)
+}

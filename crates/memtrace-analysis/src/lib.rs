@@ -1,1 +1,5 @@
 //! From profiles and gauges over time to findings.
+
+pub mod leaks;
+pub mod series;
+pub mod top;

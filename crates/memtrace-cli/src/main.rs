@@ -1,1 +1,43 @@
-fn main() {}
+//! The `memtrace` program: arguments in, verdicts out.
+//!
+//! Data goes to stdout, progress and notes to stderr. Exit codes: 0 fine,
+//! 1 failed, 2 wrong usage, 3 target lost, 10 leak found (`--fail-on leak`).
+
+mod args;
+mod convert;
+mod diff;
+mod failure;
+mod shell;
+mod source;
+mod top;
+mod units;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Verb};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let done = match Args::parse().verb {
+        Verb::Watch(args) => watch::run(args),
+        Verb::Top(args) => top::run(&args),
+        Verb::Diff(args) => diff::run(&args),
+        Verb::Convert(args) => convert::run(&args),
+        Verb::Completions { shell } => shell::completions(shell),
+        Verb::Man { dir } => shell::man(dir.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough (`| head`).
+        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(line) = failure.line() {
+                eprintln!("memtrace: {line}");
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

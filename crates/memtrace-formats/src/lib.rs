@@ -1,1 +1,27 @@
-//! Bytes to model and back: pprof, its legacy text forms, folded stacks, speedscope.
+//! Bytes to model and back.
+//!
+//! ```text
+//! bytes ──▶ pprof::parse ──▶ Profile + warnings ──▶ pprof::write ──▶ bytes
+//!                               │      ▲
+//!                               │      └── folded::parse ◀── text
+//!                               ├──▶ folded::write ──▶ text
+//!                               └──▶ speedscope::write ──▶ JSON
+//! ```
+//!
+//! What this crate hides: compression, the wire format of protocol buffers, the
+//! text forms that came before pprof's message, their quirks, and what is done
+//! about damage. It does no I/O and knows no target; it takes and gives bytes.
+//!
+//! Damaged input gives what could be read and a list of [`Warning`]s. An
+//! [`Error`] comes only where nothing is usable. Memory grows with the bytes that
+//! are there, never with a number that they claim, and [`Limits`] bound what a
+//! small file may unpack to.
+
+mod error;
+pub mod folded;
+mod gzip;
+pub mod pprof;
+pub mod speedscope;
+
+pub use error::{Error, Warning};
+pub use gzip::Limits;

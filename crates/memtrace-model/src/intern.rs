@@ -24,6 +24,15 @@ impl<T> Default for Lists<T> {
     }
 }
 
+/// Equal when they hold equal lists under equal numbers.
+impl<T: PartialEq> PartialEq for Lists<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends == other.ends && self.items == other.items
+    }
+}
+
+impl<T: Eq> Eq for Lists<T> {}
+
 impl<T: Copy + Eq + Hash> Lists<T> {
     /// The number of `list`, the same for equal lists. `None` when the column is
     /// full (2^32 items or lists).
@@ -47,6 +56,11 @@ impl<T: Copy + Eq + Hash> Lists<T> {
     #[must_use]
     pub fn get(&self, number: u32) -> &[T] {
         slice(&self.items, &self.ends, number)
+    }
+
+    /// All lists in the order of their numbers.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[T]> {
+        (0..self.ends.len()).map(|i| slice(&self.items, &self.ends, i as u32))
     }
 
     /// How many different lists there are.
@@ -91,6 +105,15 @@ impl Default for Strings {
     }
 }
 
+/// Equal when they hold equal strings under equal numbers.
+impl PartialEq for Strings {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends == other.ends && self.text == other.text
+    }
+}
+
+impl Eq for Strings {}
+
 impl Strings {
     /// The number of `text`, the same for equal strings; 0 (the empty string)
     /// when the column is full (4 GiB of text).
@@ -127,6 +150,11 @@ impl Strings {
     #[must_use]
     pub fn get(&self, number: u32) -> &str {
         string(&self.text, &self.ends, number)
+    }
+
+    /// All strings in the order of their numbers, the empty one first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        (0..self.ends.len()).map(|i| string(&self.text, &self.ends, i as u32))
     }
 
     /// How many different strings there are, the empty one included.

@@ -127,7 +127,7 @@ pub struct Label {
 /// `values[i*n..(i+1)*n]` with `n = sample_types.len()`. Stacks hold locations,
 /// the leaf first. Columns are public: whoever fills them keeps these lengths
 /// and never refers to a row that is not there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// All text.
     pub strings: Strings,
@@ -372,6 +372,6 @@ impl Profile {
     /// When the profile was taken, where it says so.
     #[must_use]
     pub fn taken_at(&self) -> Option<Time> {
-        (self.time_nanos > 0).then(|| Time(self.time_nanos / 1_000_000))
+        (self.time_nanos > 0).then_some(Time(self.time_nanos / 1_000_000))
     }
 }

@@ -1,1 +1,231 @@
-//! One target's life from attach to verdict.
+//! One target's life from attach to verdict, for one target or hundreds.
+//!
+//! Hides the loop: attach, scrape on a beat of its own, parse, keep, assess, and
+//! turn successive assessments into findings that open, change and resolve. Data
+//! moves from `collect` through `formats` into `analysis` and `store`; what comes
+//! out is a stream of [`Update`]s and, at the end, [`Ended`].
+
+mod engine;
+mod keeper;
+mod ledger;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use memtrace_collect::{CollectError, Options as Access};
+use memtrace_model::{Event, Finding, Gauges, Tier, Time};
+use memtrace_store::StoreError;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// What to watch, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The targets as the user wrote them.
+    pub targets: Vec<String>,
+    /// Time between two heap profiles of a target.
+    pub interval: Duration,
+    /// How long to watch; `None` until stopped.
+    pub duration: Option<Duration>,
+    /// Longest settling time of a healthy service; `None` for the default at this interval.
+    pub settle: Option<Duration>,
+    /// Bytes at which the user says the service is killed.
+    pub limit: Option<u64>,
+    /// Folder of the store; `None` keeps nothing.
+    pub store: Option<PathBuf>,
+    /// How to talk to the endpoints.
+    pub access: Access,
+}
+
+/// Something new to show.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // few are alive at once
+pub enum Update {
+    /// A target was found and answered.
+    Attached(Attached),
+    /// A profile was taken.
+    Point(Point),
+    /// Something happened to a target.
+    Event {
+        /// The target, as the user named it.
+        target: String,
+        /// What happened.
+        event: Event,
+    },
+    /// A finding is new, changed its tier or pattern, or was resolved.
+    Finding(Finding),
+    /// The watch of a target ended.
+    Summary(Summary),
+}
+
+/// A target was found.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// The target, as the user named it.
+    pub target: String,
+    /// When.
+    pub at: Time,
+    /// What it is, in words: `pid 4242 (cnc) at http://127.0.0.1:6060`.
+    pub how: String,
+}
+
+/// One point of a target's series.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The target, as the user named it.
+    pub target: String,
+    /// When the profile was taken.
+    pub at: Time,
+    /// What was read.
+    pub gauges: Gauges,
+    /// Profiles taken so far.
+    pub profiles: u64,
+    /// The worst tier of the open findings.
+    pub tier: Option<Tier>,
+}
+
+impl Point {
+    /// The state in one word.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.tier {
+            Some(Tier::Leaking) => "LEAKING",
+            Some(Tier::Growing) => "growing",
+            // A trend needs a few points; until then silence is not health.
+            None if self.profiles < 8 => "gathering",
+            None => "ok",
+        }
+    }
+}
+
+/// What the watch of one target came to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The target, as the user named it.
+    pub target: String,
+    /// How long it was watched.
+    pub watched: Duration,
+    /// Profiles taken.
+    pub profiles: u64,
+    /// Findings that held at the end, rank 1 first.
+    pub findings: Vec<Finding>,
+}
+
+/// What the whole watch came to.
+#[derive(Clone, Debug, Default)]
+pub struct Ended {
+    /// Findings called leaking, over all targets and the whole time.
+    pub leaking: usize,
+    /// Why there was no target left to watch, where that ended it.
+    pub lost: Option<String>,
+}
+
+/// Why a watch cannot begin or go on.
+#[derive(Debug, Error)]
+pub enum WatchError {
+    /// For the user: the target is not what it should be, or does not answer.
+    #[error(transparent)]
+    Target(#[from] CollectError),
+    /// For the user: the store cannot be used.
+    #[error("store {dir}: {error}")]
+    Store {
+        /// Its folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
+    /// For us: a task died.
+    #[error("the watch of a target broke off: {0}")]
+    Broken(String),
+}
+
+/// A running watch.
+#[derive(Debug)]
+pub struct Engine {
+    stop: watch::Sender<bool>,
+    targets: JoinSet<Result<engine::Outcome, WatchError>>,
+    keeper: Option<keeper::Keeper>,
+}
+
+/// Begins to watch. The updates end when every target's watch has ended.
+///
+/// # Errors
+/// The store cannot be opened. Whether the targets can be reached is told by
+/// [`Engine::ended`].
+pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError> {
+    let (sender, updates) = mpsc::channel(256);
+    let open = |dir: &PathBuf| {
+        keeper::Keeper::open(dir, sender.clone()).map_err(|error| WatchError::Store {
+            dir: dir.clone(),
+            error,
+        })
+    };
+    let keeper = plan.store.as_ref().map(open).transpose()?;
+    let (stop, stopped) = watch::channel(false);
+    let mut targets = JoinSet::new();
+    let count = plan.targets.len().max(1) as u32;
+    for (i, target) in plan.targets.iter().enumerate() {
+        // Spread over the interval, so that hundreds of targets are not asked at once.
+        let phase = plan.interval * (i as u32) / count;
+        targets.spawn(engine::watch(
+            plan.clone(),
+            target.clone(),
+            phase,
+            sender.clone(),
+            keeper.as_ref().map(keeper::Keeper::sender),
+            stopped.clone(),
+        ));
+    }
+    Ok((
+        Engine {
+            stop,
+            targets,
+            keeper,
+        },
+        updates,
+    ))
+}
+
+impl Engine {
+    /// Asks every target's watch to end with its summary.
+    pub fn stop(&self) {
+        // Nobody listening means that all have ended.
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits until every target's watch has ended and everything is stored.
+    ///
+    /// # Errors
+    /// None of the targets could be watched, or the store refused.
+    pub async fn ended(mut self) -> Result<Ended, WatchError> {
+        let mut ended = Ended::default();
+        let mut first_error = None;
+        let (mut watched, mut lost) = (0, None);
+        while let Some(done) = self.targets.join_next().await {
+            match done {
+                Ok(Ok(outcome)) => {
+                    ended.leaking += outcome.leaking;
+                    match outcome.lost {
+                        Some(reason) => lost = Some(reason),
+                        None => watched += 1,
+                    }
+                }
+                Ok(Err(error)) => first_error = first_error.or(Some(error)),
+                Err(error) => {
+                    first_error = first_error.or(Some(WatchError::Broken(error.to_string())))
+                }
+            }
+        }
+        if let Some(keeper) = self.keeper {
+            keeper.close().await;
+        }
+        if watched == 0 {
+            ended.lost = lost;
+        }
+        match first_error {
+            Some(error) if watched == 0 && ended.lost.is_none() => Err(error),
+            _ => Ok(ended),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+use memtrace_model::{Pattern, SampleKind};
+
+use super::{Cause, Site, symbols};
+
+/// Goroutines that pile up at one blocked stack.
+pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
+    if site.kind != SampleKind::Goroutine {
+        return None;
+    }
+    let stack = site.main_stack();
+    let reason = symbols::wait_reason(stack);
+    let at = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
+    let entry = site.goroutine_entry().unwrap_or("?");
+    let mut evidence = vec![format!(
+        "{} goroutines started as {entry} stand at {at}{}; {:.0} more every minute",
+        site.live_objects,
+        reason.map_or(String::new(), |r| format!(" ({r})")),
+        site.objects_per_min,
+    )];
+    if reason.is_none() {
+        evidence.push("their stack does not show what they wait for".into());
+    }
+    let way_out = match reason {
+        Some("chan send") => {
+            "give the channel room for one value, or select on ctx.Done() beside the send"
+        }
+        Some("chan receive" | "select" | "select (no cases)") => {
+            "select on ctx.Done() beside the receive, and cancel the context when the caller gives up (defer cancel())"
+        }
+        Some("IO wait") => "set a deadline on the connection, or close it when the caller gives up",
+        Some("sync.Mutex.Lock" | "sync.RWMutex" | "semacquire") => {
+            "find who holds the lock without releasing it; never wait for I/O under a lock"
+        }
+        Some("sync.WaitGroup.Wait" | "sync.Cond.Wait") => {
+            "make sure that every path calls Done/Signal (defer it), also the ones that time out"
+        }
+        _ => "give the goroutine a context and a way to end when its caller is gone",
+    };
+    Some(Cause {
+        pattern: Pattern::GoroutineLeak,
+        evidence,
+        advice: format!("{entry} never ends once its caller has gone: {way_out}."),
+    })
+}

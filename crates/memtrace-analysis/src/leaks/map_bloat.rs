@@ -1,0 +1,48 @@
+use memtrace_model::{Pattern, SampleKind};
+
+use super::{Cause, Site, symbols};
+
+/// A map that keeps getting keys: the growing stack assigns to a map, or what
+/// grows is allocated on behalf of a function that does.
+pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
+    if site.kind != SampleKind::Heap {
+        return None;
+    }
+    let stack = site
+        .stacks()
+        .find(|s| symbols::callee_frames(s).any(assigns_to_map))?;
+    let owner = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
+    let concurrent = symbols::callee_frames(stack).any(is_concurrent_map);
+    let kind = if concurrent { "sync.Map" } else { "map" };
+    Some(Cause {
+        pattern: Pattern::MapBloat,
+        evidence: vec![format!(
+            "a {kind} filled by {owner} keeps growing; Go maps never shrink"
+        )],
+        advice: format!(
+            "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (G01X10.5 and \
+             G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
+        ),
+    })
+}
+
+fn assigns_to_map(function: &str) -> bool {
+    function.starts_with("runtime.mapassign")
+        || function.starts_with("internal/runtime/maps.")
+        || matches!(
+            function,
+            "runtime.hashGrow" | "runtime.growWork" | "runtime.makeBucketArray"
+        )
+        || is_concurrent_map(function)
+}
+
+fn is_concurrent_map(function: &str) -> bool {
+    function.starts_with("internal/sync.(*HashTrieMap[")
+        || matches!(
+            function,
+            "sync.(*Map).Store"
+                | "sync.(*Map).LoadOrStore"
+                | "sync.(*Map).Swap"
+                | "sync.(*Map).dirtyLocked"
+        )
+}

@@ -1,0 +1,357 @@
+//! From growing stacks to findings: what belongs together, which known cause it
+//! fits, in which order a person should look.
+//!
+//! One file per pattern; [`DETECTORS`] is the list, the specific before the
+//! general: the first that recognises a site names it.
+
+mod goroutine_leak;
+mod growth;
+mod map_bloat;
+mod slice_growth;
+mod symbols;
+
+use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status, Tier, Time};
+
+use crate::series::{Assessment, Exhaustion, History, StackGrowth};
+
+/// Names the cause of a site, where it recognises it.
+type Detector = fn(&Site<'_>) -> Option<Cause>;
+
+/// All patterns, the specific before the general.
+const DETECTORS: &[Detector] = &[
+    goroutine_leak::detect,
+    map_bloat::detect,
+    slice_growth::detect,
+    growth::detect,
+];
+
+/// What a detector recognised.
+struct Cause {
+    pattern: Pattern,
+    evidence: Vec<String>,
+    advice: String,
+}
+
+/// Stacks that grow together for one reason.
+struct Site<'a> {
+    kind: SampleKind,
+    members: Vec<Member<'a>>,
+    objects_per_min: f64,
+    bytes_per_min: f64,
+    live_objects: u64,
+    live_bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    growth: &'a StackGrowth,
+    stack: &'a [Frame],
+}
+
+/// Least stack of a goroutine, bytes (`runtime.stackMin` × the first growth that
+/// any blocking call needs is more; this is the sure part).
+const GOROUTINE_STACK: f64 = 2048.0;
+
+impl<'a> Site<'a> {
+    fn new(kind: SampleKind, members: Vec<Member<'a>>) -> Self {
+        let mut site = Self {
+            kind,
+            members,
+            objects_per_min: 0.0,
+            bytes_per_min: 0.0,
+            live_objects: 0,
+            live_bytes: 0,
+        };
+        site.members
+            .sort_by(|a, b| b.weight().total_cmp(&a.weight()));
+        for member in &site.members {
+            let g = member.growth;
+            if g.source == kind {
+                site.objects_per_min += g.rate_objects_per_min;
+                site.live_objects += g.live_objects;
+            }
+            site.bytes_per_min += member.bytes_per_min();
+            site.live_bytes += member.live_bytes();
+        }
+        site
+    }
+
+    /// Every stack of the site, the one that grows most first.
+    fn stacks(&self) -> impl Iterator<Item = &'a [Frame]> {
+        self.members.iter().map(|m| m.stack)
+    }
+
+    /// The stack that stands for the site: of its own kind, the one that grows most.
+    fn main_stack(&self) -> &'a [Frame] {
+        self.main().map_or(&[], |m| m.stack)
+    }
+
+    fn main(&self) -> Option<&Member<'a>> {
+        self.members.iter().find(|m| m.growth.source == self.kind)
+    }
+
+    /// The function a goroutine of this site was started with.
+    fn goroutine_entry(&self) -> Option<&'a str> {
+        let entry = self
+            .main_stack()
+            .iter()
+            .rev()
+            .find(|f| f.function != "runtime.goexit")?;
+        Some(&entry.function)
+    }
+}
+
+impl Member<'_> {
+    fn bytes_per_min(&self) -> f64 {
+        match self.growth.source {
+            SampleKind::Goroutine => self.growth.rate_objects_per_min * GOROUTINE_STACK,
+            _ => self.growth.rate_bytes_per_min,
+        }
+    }
+
+    fn live_bytes(&self) -> u64 {
+        match self.growth.source {
+            SampleKind::Goroutine => self
+                .growth
+                .live_objects
+                .saturating_mul(GOROUTINE_STACK as u64),
+            _ => self.growth.live_bytes,
+        }
+    }
+
+    fn weight(&self) -> f64 {
+        self.bytes_per_min()
+    }
+
+    fn culprit(&self) -> Option<&str> {
+        symbols::culprit(self.stack).map(|f| f.function.as_str())
+    }
+
+    fn calls_through(&self, function: &str) -> bool {
+        self.stack.iter().any(|f| f.function == function)
+    }
+}
+
+/// The findings of an assessment, rank 1 first. `limit` is a memory limit that the
+/// user names, bytes; `now` the time of the newest profile.
+#[must_use]
+pub fn findings(
+    history: &History,
+    assessment: &Assessment,
+    limit: Option<u64>,
+    target: &str,
+    now: Time,
+) -> Vec<Finding> {
+    let members: Vec<Member<'_>> = assessment
+        .stacks
+        .iter()
+        .map(|growth| Member {
+            growth,
+            stack: history.frames(growth.key),
+        })
+        .collect();
+    let exhaustion = history.exhaustion(assessment, limit);
+    let mut found: Vec<Finding> = sites(members)
+        .iter()
+        .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
+        .collect();
+    found.sort_by(|a, b| {
+        b.tier
+            .cmp(&a.tier)
+            .then(b.rate_bytes_per_min.total_cmp(&a.rate_bytes_per_min))
+    });
+    for (i, finding) in found.iter_mut().enumerate() {
+        finding.rank = i as u32 + 1;
+    }
+    found
+}
+
+/// Puts together what grows for one reason: stacks with the same culprit; what a
+/// growing function's callees allocate, with that function; what the heap holds
+/// for piled-up goroutines, with those goroutines.
+fn sites(members: Vec<Member<'_>>) -> Vec<Site<'_>> {
+    let (goroutines, heap): (Vec<_>, Vec<_>) = members
+        .into_iter()
+        .partition(|m| m.growth.source == SampleKind::Goroutine);
+
+    let mut groups: Vec<(SampleKind, Vec<Member<'_>>)> = Vec::new();
+    for member in goroutines {
+        let entry = |m: &Member<'_>| {
+            m.stack
+                .iter()
+                .rev()
+                .find(|f| f.function != "runtime.goexit")
+                .cloned()
+        };
+        match groups
+            .iter_mut()
+            .find(|(_, g)| g[0].culprit() == member.culprit() && entry(&g[0]) == entry(&member))
+        {
+            Some((_, group)) => group.push(member),
+            None => groups.push((SampleKind::Goroutine, vec![member])),
+        }
+    }
+    // A growing stack that passes through another's culprit was called by it. The
+    // outermost culprits come first, so that a chain ends up in one group.
+    let mut heap = heap;
+    heap.sort_by_key(|m| {
+        m.stack.len()
+            - m.stack
+                .iter()
+                .position(|f| Some(f.function.as_str()) == m.culprit())
+                .unwrap_or(0)
+    });
+    for member in heap {
+        let together = groups.iter_mut().find(|(kind, group)| match kind {
+            SampleKind::Goroutine => serves_goroutine(&member, &group[0]),
+            _ => {
+                let owner = group[0].culprit();
+                owner == member.culprit()
+                    || owner.is_some_and(|f| member.calls_through(f) && coeval(&member, &group[0]))
+            }
+        });
+        match together {
+            Some((_, group)) => group.push(member),
+            None => groups.push((SampleKind::Heap, vec![member])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(kind, group)| Site::new(kind, group))
+        .collect()
+}
+
+/// Whether what this heap stack allocates is held by goroutines of that group:
+/// it is allocated by the goroutines' function, by the function that starts them,
+/// or it is the runtime's own descriptor of a goroutine.
+fn serves_goroutine(heap: &Member<'_>, goroutine: &Member<'_>) -> bool {
+    if heap.culprit().is_none() {
+        return heap.calls_through("runtime.malg") || heap.calls_through("runtime.newproc1");
+    }
+    let entry = goroutine
+        .stack
+        .iter()
+        .rev()
+        .find(|f| !symbols::is_standard(&f.function));
+    let starter = entry.map(|f| symbols::enclosing(&f.function));
+    heap.stack
+        .iter()
+        .any(|f| Some(symbols::enclosing(&f.function)) == starter)
+}
+
+/// Whether two growths may have begun together.
+fn coeval(a: &Member<'_>, b: &Member<'_>) -> bool {
+    match (a.growth.onset_interval, b.growth.onset_interval) {
+        (Some(a), Some(b)) => {
+            // Two fits on noisy data: their intervals need only come close.
+            let slack = 30_000 + (a[1].0 - a[0].0).max(b[1].0 - b[0].0);
+            a[0].0 - slack <= b[1].0 && b[0].0 - slack <= a[1].0
+        }
+        _ => true,
+    }
+}
+
+fn finding(
+    site: &Site<'_>,
+    exhaustion: Option<&Exhaustion>,
+    target: &str,
+    now: Time,
+) -> Option<Finding> {
+    let cause = DETECTORS.iter().find_map(|detect| detect(site))?;
+    let main = site.main()?.growth;
+    let own: Vec<&Member<'_>> = site
+        .members
+        .iter()
+        .filter(|m| m.growth.source == site.kind)
+        .collect();
+    let explains = match site.kind {
+        SampleKind::Goroutine if own.len() == site.members.len() => main.explains,
+        _ => site
+            .members
+            .iter()
+            .filter(|m| m.growth.source == SampleKind::Heap)
+            .map(|m| m.growth.explains)
+            .sum(),
+    };
+    // Independent samples: half widths add as squares.
+    let half = |pick: fn(&StackGrowth) -> f64| {
+        site.members
+            .iter()
+            .filter(|m| m.growth.source == SampleKind::Heap)
+            .map(|m| pick(m.growth).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let below = half(|g| g.rate_bytes_per_min - g.rate_interval[0]);
+    let above = half(|g| g.rate_interval[1] - g.rate_bytes_per_min);
+    // The stack that stands for the site must show the cause: for a container, the
+    // function that fills it, even where its contents weigh more.
+    let stack = symbols::culprit(site.main_stack())
+        .map_or_else(|| site.main_stack(), |_| shown_stack(site, &cause));
+    let mut evidence = cause.evidence;
+    evidence.extend(main.evidence.iter().cloned());
+    if site.members.len() > 1 {
+        evidence.push(format!(
+            "{} stacks grow together here; their rates are added",
+            site.members.len()
+        ));
+    }
+    Some(Finding {
+        schema: FINDING_SCHEMA.to_owned(),
+        at: now,
+        pattern: cause.pattern,
+        tier: own
+            .iter()
+            .map(|m| m.growth.tier)
+            .max()
+            .unwrap_or(Tier::Growing),
+        status: Status::Open,
+        rank: 0,
+        confidence: own.iter().map(|m| m.growth.confidence).fold(0.0, f64::max),
+        target: target.to_owned(),
+        source: site.kind,
+        culprit: symbols::culprit(stack).cloned(),
+        stack: stack.to_vec(),
+        type_name: None,
+        retained_bytes: None,
+        retained_by: Vec::new(),
+        tags: Default::default(),
+        onset: main.onset,
+        onset_interval: main.onset_interval,
+        rate_bytes_per_min: site.bytes_per_min,
+        rate_interval: [site.bytes_per_min - below, site.bytes_per_min + above],
+        rate_objects_per_min: site.objects_per_min,
+        live_bytes: site.live_bytes,
+        live_objects: site.live_objects,
+        explains: explains.clamp(0.0, 1.0),
+        oom_at: exhaustion.map(|e| e.oom_at),
+        oom_interval: exhaustion.map(|e| e.interval),
+        bound: exhaustion.map(|e| e.bound.clone()),
+        before_onset: main.before_onset.clone(),
+        points: main.points.clone(),
+        evidence,
+        advice: cause.advice,
+    })
+}
+
+/// Of a container that grows, the stack that fills it; else the stack that grows most.
+fn shown_stack<'a>(site: &Site<'a>, cause: &Cause) -> &'a [Frame] {
+    if matches!(cause.pattern, Pattern::MapBloat | Pattern::SliceGrowth) {
+        let alone = |stack| {
+            let member = site
+                .members
+                .iter()
+                .find(|m| std::ptr::eq(m.stack, stack))
+                .copied();
+            let single = Site::new(site.kind, member.into_iter().collect());
+            DETECTORS
+                .iter()
+                .find_map(|detect| detect(&single))
+                .is_some_and(|c| c.pattern == cause.pattern)
+        };
+        if let Some(stack) = site.stacks().find(|s| alone(*s)) {
+            return stack;
+        }
+    }
+    site.main_stack()
+}

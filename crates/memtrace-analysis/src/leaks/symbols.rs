@@ -1,0 +1,224 @@
+//! What a Go function name tells about where the code comes from.
+
+use memtrace_model::Frame;
+
+/// First path elements of the standard library's import paths (`go list std`).
+const STANDARD: &[&str] = &[
+    "archive",
+    "bufio",
+    "builtin",
+    "bytes",
+    "cmp",
+    "compress",
+    "container",
+    "context",
+    "crypto",
+    "database",
+    "debug",
+    "embed",
+    "encoding",
+    "errors",
+    "expvar",
+    "flag",
+    "fmt",
+    "go",
+    "hash",
+    "html",
+    "image",
+    "index",
+    "internal",
+    "io",
+    "iter",
+    "log",
+    "maps",
+    "math",
+    "mime",
+    "net",
+    "os",
+    "path",
+    "plugin",
+    "reflect",
+    "regexp",
+    "runtime",
+    "slices",
+    "sort",
+    "strconv",
+    "strings",
+    "structs",
+    "sync",
+    "syscall",
+    "testing",
+    "text",
+    "time",
+    "unicode",
+    "unique",
+    "unsafe",
+    "vendor",
+    "weak",
+];
+
+/// Whether the function belongs to the Go runtime or standard library.
+pub(crate) fn is_standard(function: &str) -> bool {
+    // The package path ends at the first dot after the last slash; a generic
+    // argument in brackets may hold slashes of its own.
+    let path = function.split('[').next().unwrap_or(function);
+    let package_end = path.rfind('/').map_or(0, |slash| slash + 1).saturating_add(
+        path.rsplit('/')
+            .next()
+            .and_then(|last| last.find('.'))
+            .unwrap_or(0),
+    );
+    let package = &path[..package_end];
+    let first = package.split('/').next().unwrap_or(package);
+    STANDARD.contains(&first)
+}
+
+/// The first frame that is neither runtime nor standard library: the code that a
+/// person can change.
+pub(crate) fn culprit(stack: &[Frame]) -> Option<&Frame> {
+    stack.iter().find(|f| !is_standard(&f.function))
+}
+
+/// The runtime and library frames below the culprit: what it called.
+pub(crate) fn callee_frames(stack: &[Frame]) -> impl Iterator<Item = &str> {
+    stack
+        .iter()
+        .map(|f| f.function.as_str())
+        .take_while(|f| is_standard(f))
+}
+
+/// The function that a closure was written in: `p.(*T).Run.func1.2` → `p.(*T).Run`.
+pub(crate) fn enclosing(function: &str) -> &str {
+    let mut name = function;
+    while let Some((outer, last)) = name.rsplit_once('.') {
+        let number = last
+            .strip_prefix("func")
+            .or(last.strip_prefix("gowrap"))
+            .unwrap_or(last);
+        let is_closure =
+            !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+        if !is_closure || outer.is_empty() {
+            break;
+        }
+        name = outer;
+    }
+    name
+}
+
+/// What a blocked goroutine waits for, in the runtime's own words, told from the
+/// frames below its first application frame.
+pub(crate) fn wait_reason(stack: &[Frame]) -> Option<&'static str> {
+    callee_frames(stack).find_map(|f| {
+        let f = f.strip_prefix("internal/").unwrap_or(f);
+        Some(match f {
+            _ if f.starts_with("runtime.chanrecv") => "chan receive",
+            _ if f.starts_with("runtime.chansend") => "chan send",
+            "runtime.selectgo" => "select",
+            "runtime.block" => "select (no cases)",
+            "runtime.netpollblock" | "poll.runtime_pollWait" => "IO wait",
+            "time.Sleep" => "sleep",
+            "sync.runtime_notifyListWait" => "sync.Cond.Wait",
+            "sync.runtime_SemacquireWaitGroup" | "sync.(*WaitGroup).Wait" => "sync.WaitGroup.Wait",
+            _ if f.starts_with("sync.runtime_SemacquireRWMutex") => "sync.RWMutex",
+            "sync.runtime_SemacquireMutex" | "sync.(*Mutex).Lock" => "sync.Mutex.Lock",
+            "sync.runtime_Semacquire" => "semacquire",
+            _ => return None,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(functions: &[&str]) -> Vec<Frame> {
+        functions
+            .iter()
+            .map(|f| Frame {
+                function: (*f).into(),
+                ..Frame::default()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn standard_library_is_told_from_application() {
+        for standard in [
+            "runtime.mallocgc",
+            "encoding/json.(*Decoder).Decode",
+            "slices.Grow[go.shape.[]github.com/x/y.T]",
+            "internal/runtime/maps.(*Map).grow",
+            "vendor/golang.org/x/net/http2/hpack.NewDecoder",
+            "net/http.(*conn).serve",
+        ] {
+            assert!(is_standard(standard), "{standard}");
+        }
+        for application in [
+            "main.main",
+            "cnc/internal/gcode.(*Cache).Lookup",
+            "github.com/your-org/nc/core.(*TaskRunner).Run.func1",
+            "golang.org/x/net/http2.(*Framer).ReadFrame",
+            "netx.Dial",
+            "malloc",
+            "",
+            "0x45e1f0",
+        ] {
+            assert!(!is_standard(application), "{application}");
+        }
+    }
+
+    #[test]
+    fn closures_name_their_function() {
+        for (closure, function) in [
+            ("a/b.(*T).Run.func1", "a/b.(*T).Run"),
+            ("a/b.(*T).Run.func1.2.3", "a/b.(*T).Run"),
+            ("a/b.Run.gowrap2", "a/b.Run"),
+            ("a/b.Run.func2-range1", "a/b.Run"),
+            ("main.main", "main.main"),
+            ("main.func1", "main"),
+            ("", ""),
+        ] {
+            assert_eq!(enclosing(closure), function, "{closure}");
+        }
+    }
+
+    #[test]
+    fn wait_reasons() {
+        for (frames, reason) in [
+            (
+                &[
+                    "runtime.gopark",
+                    "runtime.chanrecv",
+                    "runtime.chanrecv1",
+                    "a.f",
+                ][..],
+                Some("chan receive"),
+            ),
+            (
+                &["runtime.gopark", "runtime.selectgo", "a.f"],
+                Some("select"),
+            ),
+            (
+                &[
+                    "runtime.gopark",
+                    "runtime.netpollblock",
+                    "internal/poll.runtime_pollWait",
+                    "a.f",
+                ],
+                Some("IO wait"),
+            ),
+            (
+                &[
+                    "runtime.gopark",
+                    "internal/sync.runtime_SemacquireMutex",
+                    "a.f",
+                ],
+                Some("sync.Mutex.Lock"),
+            ),
+            (&["a.f", "runtime.chanrecv"], None),
+            (&[], None),
+        ] {
+            assert_eq!(wait_reason(&stack(frames)), reason, "{frames:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! From a profile to rows of sampled objects.
+
+use std::collections::HashMap;
+
+use memtrace_model::{LabelSetId, LabelValue, Profile, StackId, StackKey, StringId};
+
+use super::store::Row;
+
+/// Rows of a heap profile, one for each stack, and where in the profile each
+/// stack is found. Go scales the counts of sampled objects of size z up by 1/p,
+/// p = 1 − e^(−z/period); this takes the scaling back. Empty when the profile
+/// has no in-use values.
+pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
+    let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
+    let (Some(live_objects), Some(live_bytes)) = (
+        column(&["inuse_objects"]),
+        column(&["inuse_space", "inuse_bytes", "space"]),
+    ) else {
+        return (Vec::new(), Vec::new());
+    };
+    let born = column(&["alloc_objects"]).zip(column(&["alloc_space", "alloc_bytes"]));
+    let size_key = profile.strings.find("bytes").map(StringId);
+    let keys = profile.stack_keys();
+    let mut rows: Vec<(Row, StackId)> = Vec::new();
+    let mut index: HashMap<StackKey, usize> = HashMap::new();
+    for i in 0..profile.len() {
+        let stack = profile.sample_stacks[i];
+        let Some(&key) = keys.get(stack.index()) else {
+            continue;
+        };
+        let values = profile.row(i);
+        let value = |c: usize| values.get(c).copied().unwrap_or(0).max(0) as f64;
+        let (objects, bytes) = (value(live_objects), value(live_bytes));
+        let (all_objects, all_bytes) = born.map_or((0.0, 0.0), |(o, b)| (value(o), value(b)));
+        let label = size_key.and_then(|k| number(profile, i, k));
+        let size = match label {
+            Some(z) if z > 0 => z as f64,
+            _ if all_objects > 0.0 => all_bytes / all_objects,
+            _ if objects > 0.0 => bytes / objects,
+            _ => 0.0,
+        };
+        let p = sampled_share(size, profile.period as f64);
+        let raw = |objects: f64, bytes: f64| {
+            // Bytes were cut to whole bytes, objects to whole objects: bytes are exact.
+            let n = if size > 0.0 { bytes / size } else { objects };
+            let n = (n * p).round();
+            // Something is there: at least one object was sampled.
+            if objects > 0.0 { n.max(1.0) as u64 } else { 0 }
+        };
+        let at = *index.entry(key).or_insert_with(|| {
+            rows.push((
+                Row {
+                    key,
+                    births: born.map(|_| 0),
+                    ..Row::default()
+                },
+                stack,
+            ));
+            rows.len() - 1
+        });
+        let row = &mut rows[at].0;
+        row.live += raw(objects, bytes);
+        row.bytes += bytes as u64;
+        row.objects += objects as u64;
+        if let Some(births) = &mut row.births {
+            *births += raw(all_objects, all_bytes);
+        }
+    }
+    rows.into_iter().unzip()
+}
+
+/// Rows of a goroutine profile: exact counts, no births.
+pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
+    let count = profile
+        .sample_type("goroutine")
+        .or_else(|| profile.sample_type("goroutines"))
+        .or_else(|| profile.shown_sample_type());
+    let Some(count) = count else {
+        return (Vec::new(), Vec::new());
+    };
+    let keys = profile.stack_keys();
+    let mut rows: Vec<(Row, StackId)> = Vec::new();
+    let mut index: HashMap<StackKey, usize> = HashMap::new();
+    for i in 0..profile.len() {
+        let stack = profile.sample_stacks[i];
+        let Some(&key) = keys.get(stack.index()) else {
+            continue;
+        };
+        let n = profile.row(i).get(count).copied().unwrap_or(0).max(0) as u64;
+        let at = *index.entry(key).or_insert_with(|| {
+            rows.push((
+                Row {
+                    key,
+                    ..Row::default()
+                },
+                stack,
+            ));
+            rows.len() - 1
+        });
+        rows[at].0.live += n;
+        rows[at].0.objects += n;
+    }
+    rows.into_iter().unzip()
+}
+
+/// Probability that an object of `size` bytes is sampled, one sample every
+/// `period` bytes on average; 1 where nothing is sampled away.
+#[must_use]
+pub fn sampled_share(size: f64, period: f64) -> f64 {
+    if period <= 1.0 || size <= 0.0 {
+        return 1.0;
+    }
+    -(-size / period).exp_m1()
+}
+
+fn number(profile: &Profile, sample: usize, key: StringId) -> Option<i64> {
+    let LabelSetId(set) = *profile.sample_labels.get(sample)?;
+    let labels = profile.label_sets.get(set);
+    labels.iter().find_map(|l| match l.value {
+        LabelValue::Number(n, _) if l.key == key => Some(n),
+        _ => None,
+    })
+}

@@ -1,0 +1,222 @@
+//! The verdict "leaking": old objects survive and keep accumulating.
+
+use statkit::count::z_score;
+use statkit::dist::{normal_tail, student_tail};
+use statkit::trend::least_squares;
+
+use super::store::{Column, Lane};
+use super::window::{BLOCKS, SPANS, Window};
+
+// Thresholds of the verdict, chosen on the tuning set of `cargo xtask accuracy`.
+
+/// Objects that outlived the settle horizon, at least.
+const SURVIVORS: f64 = 8.0;
+/// Net growth in standard deviations, survivors proved.
+const Z_COHORT: f64 = 4.5;
+/// Growth beyond load in standard deviations, churn at the same stack.
+const Z_MIXED: f64 = 4.5;
+/// Student's t of the straight line through the blocks, churn at the same stack.
+const T_MIXED: f64 = 11.0;
+/// How growth must be spread over the window, survivors proved.
+const COHORT: Spread = Spread {
+    share: 0.3,
+    z: 2.5,
+    pace: 0.25,
+};
+/// The same for churn at the same stack, where less is proved.
+const MIXED: Spread = Spread {
+    share: 0.25,
+    z: 3.0,
+    pace: 0.4,
+};
+
+/// Demands on growth that goes on.
+struct Spread {
+    /// Share of it outside the settle horizon in which most of it happened.
+    share: f64,
+    /// That part in standard deviations.
+    z: f64,
+    /// Pace of each third of the window, as a share of the mean pace.
+    pace: f64,
+}
+
+/// Why a stack is called leaking.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Leak {
+    /// Growth in standard deviations.
+    pub z: f64,
+    /// Probability of such growth by chance, corrected for the windows tried.
+    pub p: f64,
+    /// Length of the window, seconds.
+    pub seconds: f64,
+    /// Its first point.
+    pub from: usize,
+    /// Sampled objects proved older than the settle horizon; `None` when churn
+    /// at the same stack hides them.
+    pub survivors: Option<f64>,
+    /// Growth of sampled objects over the window (beyond load).
+    pub growth: f64,
+}
+
+/// Whether `column` leaks by the windows given: the shortest window that says so.
+pub(super) fn leaking(
+    lane: &Lane,
+    windows: &[Window],
+    column: &Column,
+    settle: f64,
+) -> Option<Leak> {
+    if !column.counted || f64::from(column.last().live) < SURVIVORS {
+        return None;
+    }
+    windows
+        .iter()
+        .find_map(|w| cohort(w, column).or_else(|| mixed(lane, w, column, settle)))
+}
+
+/// Objects born in the window and older than the settle horizon A now number at
+/// least B(t−A) − D(t), whatever the order of deaths. Healthy lifetimes up to A
+/// never give more than zero; what is left are caches and pools that fill, and
+/// those fill within A: the growth must be spread over longer than that and go on.
+fn cohort(w: &Window, column: &Column) -> Option<Leak> {
+    let start = column.at(w.marks[0]);
+    let end = column.at(w.marks[BLOCKS]);
+    let growth = f64::from(end.live) - f64::from(start.live);
+    if growth < SURVIVORS {
+        return None;
+    }
+    let births = f64::from(end.births - start.births);
+    let deaths = (births - growth).max(0.0);
+    let settled = column.at(w.settled).births.saturating_sub(start.births);
+    let survivors = f64::from(settled) - deaths;
+    if survivors < SURVIVORS {
+        return None;
+    }
+    let variance = (births + deaths).min(f64::from(start.live) + f64::from(end.live));
+    let z = z_score(growth, variance);
+    if z < Z_COHORT {
+        return None;
+    }
+    let live = w.cells(column).map(|c| f64::from(c.live));
+    goes_on(&live, w.settle_blocks, &COHORT, variance).then(|| Leak {
+        z,
+        p: corrected(normal_tail(z)),
+        seconds: w.seconds,
+        from: w.marks[0],
+        survivors: Some(survivors),
+        growth,
+    })
+}
+
+/// The growth is spread over longer than `settle_blocks`, beyond what chance
+/// (`variance` over the whole) adds, and no third of the window is without its part.
+fn goes_on(live: &[f64], settle_blocks: usize, spread: &Spread, variance: f64) -> bool {
+    let n = live.len() - 1;
+    let growth = live[n] - live[0];
+    let steps = settle_blocks.min(n);
+    let most = (0..=n - steps)
+        .map(|i| live[i + steps] - live[i])
+        .fold(0.0, f64::max);
+    let third = |k: usize| live[n * (k + 1) / 3] - live[n * k / 3];
+    let outside = growth - most;
+    let chance = variance * (n - steps) as f64 / n as f64;
+    growth > 0.0
+        && outside >= spread.share * growth
+        && z_score(outside, chance) >= spread.z
+        && (0..3).all(|k| third(k) >= spread.pace * growth / 3.0)
+}
+
+/// Growth beyond load at a stack where most objects die soon. With lifetimes up
+/// to A and a distribution that stays, live(t) is a positive mixture over a ≤ A
+/// of the births within a before t; so live grows by no larger a factor than the
+/// births of some lag do. What exceeds that must be significant, straight,
+/// longer than A, and must go on.
+fn mixed(lane: &Lane, w: &Window, column: &Column, settle: f64) -> Option<Leak> {
+    let cells = w.cells(column);
+    let means = w.means(lane, &cells);
+    const Q: usize = BLOCKS / 4;
+    let quarter =
+        |v: &[f64; BLOCKS], k: usize| v[Q * k..Q * (k + 1)].iter().sum::<f64>() / Q as f64;
+    let (old, new) = (quarter(&means, 0), quarter(&means, 3));
+    // Cheap: most stacks stop here.
+    if !w.knows_births_before()
+        || new - old < SURVIVORS * 0.5
+        || new - old < Z_MIXED * 0.5 * old.sqrt()
+    {
+        return None;
+    }
+    let births = w.birth_rates(lane, column, &cells, settle);
+    // By how much load multiplied, block by block: the largest over the lags.
+    // Load that falls explains nothing: misses of a filling cache fall too.
+    let mut factor = [1.0f64; BLOCKS];
+    let seconds = w.seconds / 4.0;
+    let mut least = f64::INFINITY;
+    for row in &births {
+        let base = quarter(row, 0);
+        least = least.min(base * seconds);
+        for (f, b) in factor.iter_mut().zip(row) {
+            *f = f.max(b / base.max(0.5 / seconds));
+        }
+    }
+    let excess: [f64; BLOCKS] = std::array::from_fn(|i| means[i] - factor[i] * old);
+    let growth = quarter(&excess, 3) - quarter(&excess, 0);
+    if growth < SURVIVORS * 0.5 {
+        return None;
+    }
+    let load = quarter(&factor, 3);
+    // Objects that die between two profiles average out over a quarter; the
+    // others may live as long as it lasts.
+    let brief = brief_share(column, w.marks[0], w.marks[Q], old);
+    let points = (w.marks[Q] - w.marks[0]).max(1) as f64;
+    // Of a count that rises by chance, the means of the outer quarters differ by
+    // 3/4 of the rise with a variance of 2/3 of it.
+    let noise = old * (1.0 + load * load) * (1.0 - brief + brief / points)
+        + (load * old).powi(2) * 2.0 / least.max(1.0)
+        + 0.89 * growth;
+    let z = z_score(growth, noise);
+    if z < Z_MIXED {
+        return None;
+    }
+    let t: [f64; BLOCKS] = std::array::from_fn(|i| i as f64);
+    let line = least_squares(&t, &excess)?;
+    if line.t() < T_MIXED {
+        return None;
+    }
+    // A mean over a block smears a step over one block more. What is alive must
+    // itself go on rising: the expectation may fall for reasons of its own.
+    let settle_blocks = (w.settle_blocks + 1).min(BLOCKS - 2);
+    if !goes_on(&excess, settle_blocks, &MIXED, noise)
+        || !goes_on(&means, settle_blocks, &MIXED, noise)
+    {
+        return None;
+    }
+    let p = normal_tail(z).max(student_tail(line.t(), BLOCKS as f64 - 2.0));
+    Some(Leak {
+        z,
+        p: corrected(p),
+        seconds: w.seconds,
+        from: w.marks[0],
+        survivors: None,
+        growth,
+    })
+}
+
+/// Share of the `live` objects that are others at the next profile: half the
+/// mean square of the steps, the variance of a count renewed every time, less a
+/// margin for its own error.
+fn brief_share(column: &Column, from: usize, to: usize, live: f64) -> f64 {
+    let n = to.saturating_sub(from);
+    if n < 4 || live < 1.0 {
+        return 0.0;
+    }
+    let squares: f64 = (from..to)
+        .map(|i| {
+            let step = f64::from(column.at(i + 1).live) - f64::from(column.at(i).live);
+            step * step
+        })
+        .sum();
+    (0.8 * squares / (2.0 * n as f64) / live).min(0.95)
+}
+
+fn corrected(p: f64) -> f64 {
+    (p * SPANS.len() as f64).min(1.0)
+}

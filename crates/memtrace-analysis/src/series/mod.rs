@@ -1,0 +1,569 @@
+//! Growth over time: from successive profiles of one process to the stacks whose
+//! memory grows, since when and how fast.
+//!
+//! ```text
+//! Profile ──heap──▶ rows of sampled objects ──store──▶ cells per stack and point
+//!                                                        │
+//!          StackGrowth ◀── estimate ◀── leaking / growing┘
+//! ```
+//!
+//! What is hidden here: the undoing of the sampler's scaling (noise is known only
+//! of what was really sampled), the thinning of old points, and every threshold.
+//! Two verdicts are given. [`Tier::Leaking`]: objects outlive the settle horizon
+//! (or, under churn, live objects outgrow the load), the growth is spread over
+//! longer than that horizon, and it goes on. [`Tier::Growing`]: a trend that load
+//! does not explain, and that may still level off. Each is decided anew at every
+//! point; thresholds are set so that a healthy service stays silent for years
+//! (`cargo xtask accuracy` measures it).
+
+mod bound;
+mod estimate;
+mod growing;
+mod heap;
+mod leaking;
+mod store;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Series, StackId};
+use memtrace_model::{StackKey, Tier, Time};
+use statkit::fdr::benjamini_hochberg;
+use statkit::trend::theil_sen;
+
+pub use bound::{Exhaustion, time_to_bound};
+pub use heap::sampled_share;
+pub use store::Row;
+
+use store::{Column, Lane};
+
+/// How a process is judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Time between two profiles, as planned.
+    pub interval: Duration,
+    /// The settle horizon: the longest time in which a healthy lifetime, session,
+    /// batch or cache of the service settles. A leak is proved only by what lasts
+    /// longer.
+    pub settle: Duration,
+}
+
+impl Settings {
+    /// Settings for profiles every `interval`: a settle horizon of 20 minutes
+    /// from 30 s on, shorter for shorter intervals (5 s: 100 s), at least 60 s.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        let seconds = (44.0 * interval.as_secs_f64() - 120.0).clamp(60.0, 1200.0);
+        Self {
+            interval,
+            settle: Duration::from_secs_f64(seconds),
+        }
+    }
+}
+
+/// Everything known of one process over time, and what it says.
+///
+/// Memory is bounded: some 24 KB for each stack that was ever seen alive, at most
+/// 4,096 stacks; points older than the newest 256 are thinned.
+#[derive(Clone, Debug)]
+pub struct History {
+    settings: Settings,
+    started: Option<Time>,
+    heap: Lane,
+    goroutines: Lane,
+    gauges: HashMap<Gauge, Series>,
+    restarts: Vec<Time>,
+    frames: HashMap<StackKey, Vec<Frame>>,
+    /// Stacks found before the last restart.
+    found_before: HashMap<StackKey, Tier>,
+}
+
+/// What the history says at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Assessment {
+    /// The stacks that grow, the one that explains most first.
+    pub stacks: Vec<StackGrowth>,
+    /// The process as a whole.
+    pub process: ProcessGrowth,
+}
+
+/// Growth of the whole process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessGrowth {
+    /// In-use heap over all stacks, bytes per minute (Theil–Sen).
+    pub rate_bytes_per_min: f64,
+    /// 95 % interval of that rate.
+    pub rate_interval: [f64; 2],
+    /// In-use heap now, bytes.
+    pub heap_bytes: u64,
+    /// Goroutines now.
+    pub goroutines: u64,
+    /// Profiles in the present run.
+    pub points: usize,
+    /// Restarts seen.
+    pub restarts: usize,
+}
+
+/// A stack that grows, with the evidence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StackGrowth {
+    /// The stack; [`History::frames`] resolves it.
+    pub key: StackKey,
+    /// Heap or goroutines.
+    pub source: SampleKind,
+    /// How sure it is.
+    pub tier: Tier,
+    /// Probability that the growth is real, 0 to 1, over all stacks tested.
+    pub confidence: f64,
+    /// When it began; `None` when before the watch.
+    pub onset: Option<Time>,
+    /// 95 % interval of the onset.
+    pub onset_interval: Option<[Time; 2]>,
+    /// Growth of live bytes since the onset (0 for goroutines).
+    pub rate_bytes_per_min: f64,
+    /// 95 % interval of that rate.
+    pub rate_interval: [f64; 2],
+    /// Growth of live objects (goroutines).
+    pub rate_objects_per_min: f64,
+    /// Live bytes now (0 for goroutines).
+    pub live_bytes: u64,
+    /// Live objects (goroutines) now.
+    pub live_objects: u64,
+    /// Share of the growth of the process that this stack explains, 0 to 1.
+    pub explains: f64,
+    /// Rates at the newest points (for goroutines the MB are 0).
+    pub points: Vec<Rate>,
+    /// Up to three profiles just before the onset.
+    pub before_onset: Vec<Time>,
+    /// What was seen, in sentences.
+    pub evidence: Vec<String>,
+}
+
+/// A stack explains at least this share of the growth, or it is not reported.
+const LEAST_SHARE: f64 = 0.05;
+/// False-discovery rate over the stacks of one process.
+const FDR: f64 = 1e-3;
+/// Points of a gauge that are kept.
+const GAUGE_POINTS: usize = 512;
+
+impl History {
+    /// An empty history.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            started: None,
+            heap: Lane::default(),
+            goroutines: Lane::default(),
+            gauges: HashMap::new(),
+            restarts: Vec::new(),
+            frames: HashMap::new(),
+            found_before: HashMap::new(),
+        }
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Tells when the process started, where known: its warm-up, half a settle
+    /// horizon, is left out when growth is looked for.
+    pub fn started(&mut self, at: Time) {
+        self.started = Some(at);
+    }
+
+    /// Adds a heap profile. Counters that fell mean a restart that nobody
+    /// reported; it is noted, and `true` returned.
+    pub fn heap(&mut self, at: Time, profile: &Profile) -> bool {
+        let (rows, stacks) = heap::heap_rows(profile);
+        let restarted = self.heap_rows(at, &rows);
+        self.resolve(profile, &rows, &stacks);
+        restarted
+    }
+
+    /// Adds a heap profile as rows of sampled objects, one for each stack.
+    pub fn heap_rows(&mut self, at: Time, rows: &[Row]) -> bool {
+        let restarted = self.heap.counters_fell(rows);
+        if restarted {
+            self.restart(at);
+        }
+        self.heap.push(at, rows, |r| r.bytes as f64);
+        restarted
+    }
+
+    /// Adds a goroutine profile.
+    pub fn goroutines(&mut self, at: Time, profile: &Profile) {
+        let (rows, stacks) = heap::goroutine_rows(profile);
+        self.goroutines.push(at, &rows, |r| r.live as f64);
+        self.resolve(profile, &rows, &stacks);
+    }
+
+    /// Adds a reading of the gauges.
+    pub fn gauges(&mut self, at: Time, gauges: &Gauges) {
+        for (gauge, value) in gauges.iter() {
+            let series = self.gauges.entry(gauge).or_default();
+            series.push(at, value);
+            if series.len() > GAUGE_POINTS {
+                thin(series);
+            }
+        }
+    }
+
+    /// The process was restarted: what follows is a new series, never compared
+    /// with what was before.
+    pub fn restart(&mut self, at: Time) {
+        let found = self.assess();
+        self.found_before
+            .extend(found.stacks.iter().map(|s| (s.key, s.tier)));
+        self.heap = Lane::default();
+        self.goroutines = Lane::default();
+        self.gauges.clear();
+        self.restarts.push(at);
+        self.started = Some(at);
+    }
+
+    /// Frames of a stack, the leaf first; empty when it was never seen alive.
+    #[must_use]
+    pub fn frames(&self, key: StackKey) -> &[Frame] {
+        self.frames.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Values of a gauge in the present run, where it was read.
+    #[must_use]
+    pub fn gauge(&self, gauge: Gauge) -> Option<&Series> {
+        self.gauges.get(&gauge)
+    }
+
+    fn resolve(&mut self, profile: &Profile, rows: &[Row], stacks: &[StackId]) {
+        for (row, &stack) in rows.iter().zip(stacks) {
+            if row.live > 0 {
+                self.frames
+                    .entry(row.key)
+                    .or_insert_with(|| profile.frames(stack).map(Frame::from).collect());
+            }
+        }
+        if self.frames.len() > 4 * (self.heap.columns.len() + self.goroutines.columns.len()) + 1024
+        {
+            let (heap, goroutines) = (&self.heap.columns, &self.goroutines.columns);
+            self.frames
+                .retain(|k, _| heap.contains_key(k) || goroutines.contains_key(k));
+        }
+    }
+
+    /// What can be said now: every stack that grows, decided from the points so
+    /// far alone.
+    #[must_use]
+    pub fn assess(&self) -> Assessment {
+        let mut stacks = self.assess_lane(&self.heap, SampleKind::Heap);
+        stacks.extend(self.assess_lane(&self.goroutines, SampleKind::Goroutine));
+        stacks.sort_by(|a, b| {
+            (b.tier, b.explains)
+                .partial_cmp(&(a.tier, a.explains))
+                .unwrap_or(std::cmp::Ordering::Equal)
+                .then(a.key.cmp(&b.key))
+        });
+        Assessment {
+            process: self.process(&stacks),
+            stacks,
+        }
+    }
+
+    fn assess_lane(&self, lane: &Lane, source: SampleKind) -> Vec<StackGrowth> {
+        if lane.times.is_empty() {
+            return Vec::new();
+        }
+        let settle = self.settings.settle.as_secs_f64();
+        let windows = window::Window::all(lane, settle);
+        // A process that has just begun grows by its nature.
+        let settled = self.started.map(|s| s.plus(self.settings.settle / 2));
+        let spans = growing::Spans::of(lane, settle, settled);
+        let heap = &self.heap;
+        let load = |point: usize| process_load(heap, lane, point, settle);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        let mut tested = 0usize;
+        for (&key, column) in &lane.columns {
+            tested += usize::from(column.last().live >= 8);
+            if let Some(leak) = leaking::leaking(lane, &windows, column, settle) {
+                verdicts.push(Verdict {
+                    key,
+                    tier: Tier::Leaking,
+                    p: leak.p,
+                    from: leak.from,
+                    evidence: leak_sentence(&leak, settle),
+                });
+            } else if let Some(g) = growing::growing(lane, &spans, column, settle, &load) {
+                let leaks = g.settled && source == SampleKind::Goroutine;
+                verdicts.push(Verdict {
+                    key,
+                    tier: if leaks { Tier::Leaking } else { Tier::Growing },
+                    p: g.p,
+                    from: g.from,
+                    evidence: growth_sentence(&g, source),
+                });
+            }
+        }
+        // Stacks too small to be tested count for nothing; the rest is what
+        // chance had to choose from.
+        let mut p: Vec<f64> = verdicts.iter().map(|v| v.p).collect();
+        p.resize(tested.max(p.len()), 1.0);
+        let adjusted = benjamini_hochberg(&p);
+        let mut found: Vec<StackGrowth> = verdicts
+            .iter()
+            .zip(adjusted)
+            .filter(|(_, q)| *q <= FDR)
+            .filter_map(|(v, q)| Some(self.describe(lane, source, v, q, lane.columns.get(&v.key)?)))
+            .collect();
+        let from = verdicts.iter().map(|v| v.from).min().unwrap_or(0);
+        share_out(lane, from, source, &mut found);
+        found.retain(|s| s.explains >= LEAST_SHARE);
+        found
+    }
+
+    fn describe(
+        &self,
+        lane: &Lane,
+        source: SampleKind,
+        verdict: &Verdict,
+        q: f64,
+        column: &Column,
+    ) -> StackGrowth {
+        let onset = estimate::onset(lane, column, verdict.from);
+        let from = onset.map_or(verdict.from, |o| o.point);
+        let slope = estimate::slope(lane, column, from);
+        let now = column.last();
+        let mut evidence = vec![verdict.evidence.clone()];
+        if self.found_before.contains_key(&verdict.key) {
+            evidence.push("The same stack grew before the last restart.".to_owned());
+        }
+        StackGrowth {
+            key: verdict.key,
+            source,
+            tier: verdict.tier,
+            confidence: (1.0 - q).clamp(0.0, 0.9999),
+            onset: onset.map(|o| o.at),
+            onset_interval: onset.map(|o| o.interval),
+            rate_bytes_per_min: slope.bytes_per_min,
+            rate_interval: slope.interval,
+            rate_objects_per_min: slope.objects_per_min,
+            live_bytes: now.bytes,
+            live_objects: now.objects,
+            explains: 0.0,
+            points: estimate::points(lane, column, onset.map(|o| o.point)),
+            before_onset: onset.map_or_else(Vec::new, |o| {
+                lane.times[o.point.saturating_sub(2)..=o.point].to_vec()
+            }),
+            evidence,
+        }
+    }
+
+    fn process(&self, stacks: &[StackGrowth]) -> ProcessGrowth {
+        let lane = &self.heap;
+        let since = stacks
+            .iter()
+            .filter_map(|s| s.onset)
+            .min()
+            .and_then(|t| lane.point_at(t))
+            .unwrap_or(0);
+        let last = lane.times.len().saturating_sub(1);
+        let n = (last.saturating_sub(since) + 1).min(48);
+        let at = |i: usize| since + (last - since) * i / (n - 1).max(1);
+        let (mut t, mut y) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        if !lane.times.is_empty() {
+            for i in (0..n).map(at) {
+                t.push(lane.times[i].since(lane.times[since]) / 60.0);
+                y.push(lane.totals[i]);
+            }
+        }
+        let line = theil_sen(&t, &y, 0.95);
+        ProcessGrowth {
+            rate_bytes_per_min: line.map_or(0.0, |l| l.slope),
+            rate_interval: line.map_or([0.0; 2], |l| [l.interval.0, l.interval.1]),
+            heap_bytes: lane.totals.last().map_or(0, |&v| v as u64),
+            goroutines: self.goroutines.totals.last().map_or(0, |&v| v as u64),
+            points: lane.times.len(),
+            restarts: self.restarts.len(),
+        }
+    }
+
+    /// When the process will be stopped by the tightest of its limits, given what
+    /// `assessment` found; `user_limit` is a further limit in bytes. `None` when
+    /// no stack grows, or no limit is known.
+    #[must_use]
+    pub fn exhaustion(
+        &self,
+        assessment: &Assessment,
+        user_limit: Option<u64>,
+    ) -> Option<Exhaustion> {
+        let (now, heap) = (*self.heap.times.last()?, *self.heap.totals.last()?);
+        if assessment.stacks.is_empty() {
+            return None;
+        }
+        let value = |g: Gauge| Some(self.gauges.get(&g)?.last()?.1).filter(|v| *v > 0.0);
+        // Without the process's own figure: what GOGC=100 lets the heap become.
+        let usage_gauge = [Gauge::CgroupUsage, Gauge::Rss, Gauge::RuntimeSys]
+            .into_iter()
+            .find(|&g| value(g).is_some());
+        let used = usage_gauge.and_then(value).unwrap_or(2.0 * heap);
+        let mut bounds = Vec::new();
+        let mut add = |kind: &str, bytes: Option<f64>, used: f64| {
+            // No limit is written as a number near 2^63.
+            if let Some(bytes) = bytes.filter(|b| *b < (1u64 << 60) as f64) {
+                bounds.push(Bound {
+                    kind: kind.to_owned(),
+                    bytes: bytes as u64,
+                    used: used.max(0.0) as u64,
+                });
+            }
+        };
+        add("cgroup", value(Gauge::CgroupLimit), used);
+        let runtime = value(Gauge::RuntimeSys)
+            .or(value(Gauge::Rss))
+            .unwrap_or(used);
+        add("GOMEMLIMIT", value(Gauge::RuntimeLimit), runtime);
+        let own = value(Gauge::Rss).unwrap_or(used);
+        add("--limit", user_limit.map(|l| l as f64), own);
+        if let (Some(total), Some(free)) = (value(Gauge::HostTotal), value(Gauge::HostAvailable)) {
+            add("host", Some(total), total - free);
+        }
+        let since = assessment.stacks.iter().filter_map(|s| s.onset).min();
+        let measured = usage_gauge
+            .and_then(|g| self.gauges.get(&g))
+            .and_then(|s| usage_slope(s, since));
+        let (rate, interval) = match measured {
+            Some((rate, low, high)) if low > 0.0 => (rate, [low, high]),
+            _ => {
+                let p = &assessment.process;
+                let times = if heap > 0.0 {
+                    (used / heap).clamp(1.0, 3.0)
+                } else {
+                    2.0
+                };
+                (
+                    p.rate_bytes_per_min * times,
+                    [p.rate_interval[0] * times, p.rate_interval[1] * times],
+                )
+            }
+        };
+        time_to_bound(now, rate, interval, &bounds)
+    }
+}
+
+struct Verdict {
+    key: StackKey,
+    tier: Tier,
+    p: f64,
+    from: usize,
+    evidence: String,
+}
+
+/// Shares of the growth since point `from`: of the growth of the process, or of
+/// what the growing stacks add up to where that is more (others may have shrunk).
+fn share_out(lane: &Lane, from: usize, source: SampleKind, found: &mut [StackGrowth]) {
+    let last = lane.times.len().saturating_sub(1);
+    let grown = |key: StackKey| {
+        let Some(column) = lane.columns.get(&key) else {
+            return 0.0;
+        };
+        let (a, b) = (column.at(from), column.at(last));
+        match source {
+            SampleKind::Heap => b.bytes as f64 - a.bytes as f64,
+            _ => f64::from(b.live) - f64::from(a.live),
+        }
+        .max(0.0)
+    };
+    let shares: Vec<f64> = found.iter().map(|s| grown(s.key)).collect();
+    let process = lane.totals[last] - lane.totals[from.min(last)];
+    let whole = shares.iter().sum::<f64>().max(process);
+    for (stack, share) in found.iter_mut().zip(shares) {
+        stack.explains = if whole > 0.0 { share / whole } else { 0.0 };
+    }
+}
+
+/// By how much the births of the process multiplied between a point of `lane`
+/// and now; 1 where the heap does not tell.
+fn process_load(heap: &Lane, lane: &Lane, point: usize, settle: f64) -> f64 {
+    let rate = |at: Time| {
+        let to = heap.point_at(at)?;
+        let lag = Time(at.0.saturating_sub((settle * 500.0) as i64));
+        let from = heap.point_at(lag).unwrap_or(0);
+        let dt = heap.times[to].since(heap.times[from]);
+        (dt > 0.0).then(|| (heap.total_births[to] - heap.total_births[from]) / dt)
+    };
+    let (Some(&then), Some(&now)) = (lane.times.get(point), lane.times.last()) else {
+        return 1.0;
+    };
+    match (rate(then), rate(now)) {
+        (Some(a), Some(b)) if a > 0.0 => (b / a).max(1.0),
+        _ => 1.0,
+    }
+}
+
+/// Slope of a gauge since a time, with its interval, per minute.
+fn usage_slope(series: &Series, since: Option<Time>) -> Option<(f64, f64, f64)> {
+    let first = since.map_or(0, |t| series.times.partition_point(|&x| x < t));
+    let n = series.len().checked_sub(first)?;
+    if n < 8 {
+        return None;
+    }
+    let m = n.min(64);
+    let pick = |i: usize| first + (n - 1) * i / (m - 1);
+    let start = series.times[first];
+    let t: Vec<f64> = (0..m)
+        .map(|i| series.times[pick(i)].since(start) / 60.0)
+        .collect();
+    let y: Vec<f64> = (0..m).map(|i| series.values[pick(i)]).collect();
+    let line = theil_sen(&t, &y, 0.95)?;
+    Some((line.slope, line.interval.0, line.interval.1))
+}
+
+fn thin(series: &mut Series) {
+    let half = series.len() / 2;
+    for i in 0..half / 2 {
+        series.times[i] = series.times[2 * i];
+        series.values[i] = series.values[2 * i];
+    }
+    series.times.drain(half / 2..half);
+    series.values.drain(half / 2..half);
+}
+
+fn minutes(seconds: f64) -> String {
+    if seconds < 90.0 {
+        format!("{seconds:.0} s")
+    } else {
+        format!("{:.0} min", seconds / 60.0)
+    }
+}
+
+fn leak_sentence(leak: &leaking::Leak, settle: f64) -> String {
+    let (span, z) = (minutes(leak.seconds), leak.z);
+    match leak.survivors {
+        Some(n) => format!(
+            "Within the last {span}, at least {n:.0} sampled objects outlived {}, and their \
+             number still rises ({z:.1} standard deviations above chance).",
+            minutes(settle)
+        ),
+        None => format!(
+            "Within the last {span}, live objects rose by {:.0} samples more than the \
+             allocations explain ({z:.1} standard deviations above chance).",
+            leak.growth
+        ),
+    }
+}
+
+fn growth_sentence(growth: &growing::Growth, source: SampleKind) -> String {
+    let (span, z) = (minutes(growth.seconds), growth.z);
+    match source {
+        SampleKind::Goroutine => {
+            format!("Goroutines at this stack rose steadily for {span}, beyond what load explains.")
+        }
+        _ => format!(
+            "Live objects rose steadily for {span} ({z:.1} standard deviations above chance), \
+             beyond what load explains."
+        ),
+    }
+}

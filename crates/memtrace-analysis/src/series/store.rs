@@ -1,0 +1,241 @@
+//! What is remembered of one process: a shared time axis, and one column of
+//! cells for each stack.
+
+use std::collections::HashMap;
+
+use memtrace_model::{StackKey, Time};
+
+/// Values of one stack in one profile, in sampled objects ("raw"): what the
+/// sampler really saw, before it was scaled up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Row {
+    /// The stack.
+    pub key: StackKey,
+    /// Sampled objects allocated since the process started; `None` where the
+    /// profile does not count allocations (goroutines, jemalloc).
+    pub births: Option<u64>,
+    /// Sampled objects alive.
+    pub live: u64,
+    /// Bytes alive, scaled up.
+    pub bytes: u64,
+    /// Objects alive, scaled up.
+    pub objects: u64,
+}
+
+/// One stack at one point of the axis.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cell {
+    /// Sampled objects born since the watch began.
+    pub births: u32,
+    /// Sampled objects alive.
+    pub live: u32,
+    /// ∫ births dt since the first cell, object-seconds.
+    pub births_area: f64,
+    /// ∫ live dt since the first cell, object-seconds.
+    pub live_area: f64,
+    /// Bytes alive.
+    pub bytes: u64,
+    /// Objects alive.
+    pub objects: u64,
+}
+
+/// One stack's cells; cell `i` belongs to point `first + i` of the axis.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Column {
+    first: usize,
+    cells: Vec<Cell>,
+    /// The counter's value that `births = 0` stands for.
+    base: u64,
+    /// The profile counts allocations; else births are the upward steps of `live`.
+    pub counted: bool,
+}
+
+impl Column {
+    /// The cell at a point of the axis; all zero before the stack was first seen.
+    pub(super) fn at(&self, point: usize) -> Cell {
+        if point < self.first {
+            return Cell::default();
+        }
+        self.cells
+            .get(point - self.first)
+            .or(self.cells.last())
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(super) fn last(&self) -> Cell {
+        self.cells.last().copied().unwrap_or_default()
+    }
+}
+
+/// How much is kept.
+const MAX_POINTS: usize = 512;
+const MAX_STACKS: usize = 4096;
+
+/// All stacks of one kind of profile of one run of the process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lane {
+    pub times: Vec<Time>,
+    /// Bytes (heap) or goroutines alive over all stacks, at each point.
+    pub totals: Vec<f64>,
+    /// Births over all stacks since the watch began, at each point.
+    pub total_births: Vec<f64>,
+    pub columns: HashMap<StackKey, Column>,
+    /// Stacks never seen alive, with their counter: they cost no column.
+    dormant: HashMap<StackKey, u64>,
+    counter: u64,
+    seen: Vec<StackKey>,
+}
+
+impl Lane {
+    /// Whether the allocation counters stand lower than before: the process was
+    /// restarted between the two profiles.
+    pub(super) fn counters_fell(&self, rows: &[Row]) -> bool {
+        let now: u64 = rows.iter().filter_map(|r| r.births).sum();
+        // Stacks may vanish from a truncated profile; only a large fall counts.
+        !self.times.is_empty() && self.counter >= 8 && now < self.counter / 2
+    }
+
+    /// Appends one profile. Rows of one stack must have been added up.
+    pub(super) fn push(&mut self, at: Time, rows: &[Row], weigh: impl Fn(&Row) -> f64) {
+        let attach = self.times.is_empty();
+        if self.times.last().is_some_and(|&last| at <= last) {
+            return;
+        }
+        let point = self.times.len();
+        let dt = self.times.last().map_or(0.0, |&last| at.since(last));
+        self.times.push(at);
+        self.totals.push(rows.iter().map(weigh).sum());
+        self.counter = rows.iter().filter_map(|r| r.births).sum();
+        self.seen.clear();
+        let mut born = 0.0;
+        for row in rows {
+            if !self.columns.contains_key(&row.key) {
+                if row.live == 0 {
+                    self.dormant.insert(row.key, row.births.unwrap_or(0));
+                    continue;
+                }
+                let before = self.dormant.remove(&row.key).unwrap_or(if attach {
+                    row.births.unwrap_or(0)
+                } else {
+                    0
+                });
+                self.columns.insert(
+                    row.key,
+                    Column {
+                        first: point,
+                        cells: Vec::new(),
+                        base: before,
+                        counted: row.births.is_some(),
+                    },
+                );
+            }
+            if let Some(column) = self.columns.get_mut(&row.key) {
+                let last = column.last();
+                let live = u32::try_from(row.live).unwrap_or(u32::MAX);
+                let births = match row.births {
+                    Some(n) => u32::try_from(n.saturating_sub(column.base)).unwrap_or(u32::MAX),
+                    None => {
+                        let step = if column.cells.is_empty() && attach {
+                            0
+                        } else {
+                            live.saturating_sub(last.live)
+                        };
+                        last.births.saturating_add(step)
+                    }
+                }
+                .max(last.births);
+                born += f64::from(births - last.births);
+                column.push(births, live, row.bytes, row.objects, dt);
+                self.seen.push(row.key);
+            }
+        }
+        if self.seen.len() < self.columns.len() {
+            // A stack without a row has nothing alive.
+            for column in self.columns.values_mut() {
+                if column.first + column.cells.len() <= point {
+                    let births = column.last().births;
+                    column.push(births, 0, 0, 0, dt);
+                }
+            }
+        }
+        let births = self.total_births.last().map_or(0.0, |b| b + born);
+        self.total_births.push(births);
+        if self.times.len() > MAX_POINTS {
+            self.thin();
+        }
+        if self.columns.len() > MAX_STACKS {
+            self.drop_lightest();
+        }
+    }
+
+    /// Drops every second point of the older half, the very first kept.
+    fn thin(&mut self) {
+        let half = self.times.len() / 2;
+        let keep = |point: usize| point >= half || point.is_multiple_of(2);
+        let mut to = vec![0; self.times.len() + 1];
+        for point in 0..self.times.len() {
+            to[point + 1] = to[point] + usize::from(keep(point));
+        }
+        retain(&mut self.times, 0, keep);
+        retain(&mut self.totals, 0, keep);
+        retain(&mut self.total_births, 0, keep);
+        for column in self.columns.values_mut() {
+            retain(&mut column.cells, column.first, keep);
+            column.first = to[column.first];
+        }
+    }
+
+    /// Forgets the stacks with the least bytes alive, down to the limit.
+    fn drop_lightest(&mut self) {
+        let mut weights: Vec<(u64, StackKey)> = self
+            .columns
+            .iter()
+            .map(|(k, c)| (c.last().bytes, *k))
+            .collect();
+        weights.sort_unstable();
+        let excess = self.columns.len() - MAX_STACKS * 7 / 8;
+        for (_, key) in weights.into_iter().take(excess) {
+            if let Some(column) = self.columns.remove(&key) {
+                self.dormant
+                    .insert(key, column.base + u64::from(column.last().births));
+            }
+        }
+    }
+
+    /// Latest point at or before `at`; `None` when the watch began later.
+    pub(super) fn point_at(&self, at: Time) -> Option<usize> {
+        self.times.partition_point(|&t| t <= at).checked_sub(1)
+    }
+
+    /// Typical distance of the newest points, seconds; 0 for fewer than two.
+    pub(super) fn interval(&self) -> f64 {
+        let n = self.times.len();
+        let gaps: Vec<f64> = (n.saturating_sub(16).max(1)..n)
+            .map(|i| self.times[i].since(self.times[i - 1]))
+            .collect();
+        statkit::trend::median(&gaps)
+    }
+}
+
+impl Column {
+    fn push(&mut self, births: u32, live: u32, bytes: u64, objects: u64, dt: f64) {
+        let last = self.last();
+        self.cells.push(Cell {
+            births,
+            live,
+            births_area: last.births_area + 0.5 * dt * (f64::from(births) + f64::from(last.births)),
+            live_area: last.live_area + 0.5 * dt * (f64::from(live) + f64::from(last.live)),
+            bytes,
+            objects,
+        });
+    }
+}
+
+fn retain<T>(values: &mut Vec<T>, first: usize, keep: impl Fn(usize) -> bool) {
+    let mut point = first;
+    values.retain(|_| {
+        point += 1;
+        keep(point - 1)
+    });
+}

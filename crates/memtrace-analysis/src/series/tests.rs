@@ -1,0 +1,282 @@
+use std::time::Duration;
+
+use memtrace_model::{
+    Function, FunctionId, Gauge, Gauges, Label, LabelSetId, LabelValue, Line, Location, LocationId,
+    Profile, SampleKind, StackId, StackKey, StringId, Tier, Time, ValueType,
+};
+use proptest::prelude::*;
+
+use super::store::Lane;
+use super::*;
+
+const T0: i64 = 1_767_225_600_000;
+
+fn at(seconds: f64) -> Time {
+    Time(T0 + (seconds * 1000.0) as i64)
+}
+
+/// A small deterministic generator (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn poisson(&mut self, mean: f64) -> u64 {
+        let mut n = 0;
+        let mut t = -(1.0 - self.unit()).ln();
+        while t < mean {
+            n += 1;
+            t -= (1.0 - self.unit()).ln();
+        }
+        n
+    }
+}
+
+const KB512: u64 = 512 * 1024;
+
+fn row(key: u128, births: u64, live: u64) -> Row {
+    Row {
+        key: StackKey(key),
+        births: Some(births),
+        live,
+        bytes: live * KB512,
+        objects: live * 1000,
+    }
+}
+
+/// A Go heap profile of stacks `f0`, `f1`, … with (size, born, alive) sampled objects.
+fn heap_profile(buckets: &[(usize, u64, u64, u64)]) -> Profile {
+    let mut p = Profile {
+        period: KB512 as i64,
+        ..Profile::default()
+    };
+    for (kind, unit) in [
+        ("alloc_objects", "count"),
+        ("alloc_space", "bytes"),
+        ("inuse_objects", "count"),
+        ("inuse_space", "bytes"),
+    ] {
+        let kind = p.intern(kind);
+        let unit = p.intern(unit);
+        p.sample_types.push(ValueType { kind, unit });
+    }
+    let (bytes, unit) = (p.intern("bytes"), p.intern("bytes"));
+    for &(stack, size, born, alive) in buckets {
+        let name = p.intern(&format!("f{stack}"));
+        let function = FunctionId(p.functions.len() as u32);
+        p.functions.push(Function {
+            name,
+            ..Function::default()
+        });
+        let first_line = p.lines.len() as u32;
+        p.lines.push(Line {
+            function,
+            line: 7,
+            column: 0,
+        });
+        let location = LocationId(p.locations.len() as u32);
+        p.locations.push(Location {
+            first_line,
+            line_count: 1,
+            ..Location::default()
+        });
+        let stack = StackId(p.stacks.intern(&[location]).unwrap());
+        let labels = p.label_sets.intern(&[Label {
+            key: bytes,
+            value: LabelValue::Number(size as i64, unit),
+        }]);
+        p.sample_stacks.push(stack);
+        p.sample_labels.push(LabelSetId(labels.unwrap()));
+        let scale = 1.0 / (1.0 - (-(size as f64) / KB512 as f64).exp());
+        for n in [born, alive] {
+            // As runtime/pprof scales: both are cut to whole numbers.
+            p.values.push((n as f64 * scale) as i64);
+            p.values.push(((n * size) as f64 * scale) as i64);
+        }
+    }
+    p
+}
+
+fn goroutine_profile(counts: &[(usize, i64)]) -> Profile {
+    let mut p = heap_profile(
+        &counts
+            .iter()
+            .map(|&(stack, _)| (stack, 1, 0, 0))
+            .collect::<Vec<_>>(),
+    );
+    let kind = p.intern("goroutine");
+    p.sample_types = vec![ValueType {
+        kind,
+        unit: StringId(0),
+    }];
+    p.values = counts.iter().map(|c| c.1).collect();
+    p
+}
+
+fn every(seconds: u64) -> Settings {
+    Settings::every(Duration::from_secs(seconds))
+}
+
+/// Leak of `rate` samples per second from `onset` on at stack 1, churn at stack 2.
+fn leaking_history(interval: f64, onset: f64, end: f64, rate: f64) -> History {
+    let mut rng = Rng(11);
+    let mut history = History::new(every(interval as u64));
+    let (mut leaked, mut churned) = (0, 0);
+    for i in 0..(end / interval) as usize {
+        let t = i as f64 * interval;
+        if t >= onset {
+            leaked += rng.poisson(rate * interval);
+        }
+        churned += rng.poisson(interval);
+        let live = rng.poisson(40.0).min(churned);
+        history.heap_rows(at(t), &[row(1, leaked, leaked), row(2, churned, live)]);
+    }
+    history
+}
+
+#[test]
+fn a_leak_is_found_with_onset_and_rate() {
+    let history = leaking_history(30.0, 3600.0, 3.0 * 3600.0, 0.05);
+    let a = history.assess();
+    assert_eq!(a.stacks.len(), 1, "{a:?}");
+    let s = &a.stacks[0];
+    assert_eq!((s.key, s.tier), (StackKey(1), Tier::Leaking));
+    assert!(
+        s.onset.unwrap().since(at(3600.0)).abs() < 120.0,
+        "{:?}",
+        s.onset
+    );
+    let truth = 0.05 * 60.0 * KB512 as f64;
+    assert!((s.rate_bytes_per_min / truth - 1.0).abs() < 0.2);
+    assert!(s.rate_interval[0] <= truth && truth <= s.rate_interval[1]);
+    assert!(s.explains > 0.9 && s.confidence > 0.999);
+    assert_eq!(s.before_onset.len(), 3);
+    assert!(s.before_onset[2] <= s.onset.unwrap());
+    assert!(!s.points.is_empty() && !s.evidence.is_empty());
+    let p = a.process;
+    assert!(p.rate_interval[0] > 0.0 && p.points > 0 && p.heap_bytes > 0);
+}
+
+#[test]
+fn a_fast_leak_is_found_within_minutes() {
+    let history = leaking_history(5.0, 60.0, 240.0, 3.0);
+    let s = &history.assess().stacks[0];
+    assert_eq!(s.tier, Tier::Leaking);
+    assert!(s.onset.unwrap().since(at(60.0)).abs() <= 10.0);
+    let onset = s.onset.unwrap();
+    let (before, after): (Vec<_>, Vec<_>) = s.points.iter().partition(|r| r.at <= onset);
+    assert!(before.iter().all(|r| !r.suspicious));
+    let marked = after.iter().filter(|r| r.suspicious).count();
+    assert!(marked * 10 >= after.len() * 9);
+    let rate = after.iter().map(|r| r.mb_per_min).sum::<f64>() / after.len() as f64;
+    assert!((rate - 94.4).abs() < 15.0, "{rate}");
+}
+
+#[test]
+fn no_growth_no_finding() {
+    let history = leaking_history(30.0, f64::INFINITY, 12.0 * 3600.0, 0.0);
+    assert!(history.assess().stacks.is_empty());
+    assert_eq!(History::new(every(30)).assess(), Assessment::default());
+}
+
+#[test]
+fn a_restart_is_noticed_and_never_compared() {
+    let mut history = leaking_history(30.0, 0.0, 3600.0, 0.05);
+    assert!(!history.assess().stacks.is_empty());
+    assert!(history.heap_rows(at(3600.0), &[row(1, 3, 3)]));
+    let a = history.assess();
+    assert!(a.stacks.is_empty());
+    assert_eq!((a.process.restarts, a.process.points), (1, 1));
+}
+
+#[test]
+fn goroutines_that_pile_up() {
+    let mut history = History::new(every(5));
+    for i in 0..60 {
+        let t = at(5.0 * f64::from(i));
+        let busy = [9, 12, 10, 11, 8][i as usize % 5];
+        let profile = goroutine_profile(&[(0, i64::from(i) * 2), (1, busy)]);
+        history.goroutines(t, &profile);
+    }
+    let a = history.assess();
+    assert_eq!(a.stacks.len(), 1, "{a:?}");
+    let s = &a.stacks[0];
+    assert_eq!((s.source, s.tier), (SampleKind::Goroutine, Tier::Leaking));
+    assert_eq!((s.live_objects, s.live_bytes), (118, 0));
+    assert!((s.rate_objects_per_min - 24.0).abs() < 1.0);
+    assert_eq!(s.rate_bytes_per_min, 0.0);
+    assert_eq!(history.frames(s.key)[0].function, "f0");
+    assert_eq!(a.process.goroutines, 126);
+}
+
+#[test]
+fn the_limit_that_is_reached_first() {
+    let mut history = leaking_history(5.0, 60.0, 300.0, 3.0);
+    let mut gauges = Gauges::default();
+    gauges.set(Gauge::Rss, 1e9);
+    gauges.set(Gauge::CgroupLimit, 2e9);
+    gauges.set(Gauge::RuntimeLimit, 9.2e18);
+    history.gauges(at(299.0), &gauges);
+    let a = history.assess();
+    let end = history.exhaustion(&a, Some(4_000_000_000)).unwrap();
+    assert_eq!(end.bound.kind, "cgroup");
+    assert!(end.oom_at > at(299.0) && end.interval.0 <= end.oom_at);
+    assert!(end.interval.1.is_none_or(|t| t >= end.oom_at));
+    assert_eq!(history.gauge(Gauge::Rss).unwrap().len(), 1);
+}
+
+#[test]
+fn memory_stays_bounded() {
+    let mut lane = Lane::default();
+    for i in 0..3000u64 {
+        let rows: Vec<Row> = (0..3).map(|k| row(k, i * 7 + 1, i % 50 + 1)).collect();
+        lane.push(at(30.0 * i as f64), &rows, |r| r.bytes as f64);
+        assert!(lane.times.len() <= 512);
+    }
+    assert_eq!(lane.times[0], at(0.0));
+    assert!(lane.times.is_sorted());
+    let column = &lane.columns[&StackKey(1)];
+    let last = lane.times.len() - 1;
+    assert_eq!(u64::from(column.at(last).births), 2999 * 7);
+    assert_eq!(u64::from(column.at(last).live), 2999 % 50 + 1);
+    // The mean survives the thinning.
+    let mean = column.at(last).live_area / lane.times[last].since(lane.times[0]);
+    assert!((mean - 25.5).abs() < 0.2, "{mean}");
+}
+
+proptest! {
+    #[test]
+    fn the_scaling_is_taken_back(buckets in prop::collection::vec(
+        (0usize..4, 1u64..3_000_000, 0u64..100_000, 0u64..2_000), 1..8)) {
+        let buckets: Vec<_> = buckets.into_iter().map(|(s, z, b, l)| (s, z, b + l, l)).collect();
+        let (rows, stacks) = heap::heap_rows(&heap_profile(&buckets));
+        prop_assert_eq!(rows.len(), stacks.len());
+        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).sum::<u64>();
+        let near = |a: u64, b: u64| a.abs_diff(b) as f64 <= 1e-3 * b as f64 + 0.5;
+        prop_assert!(near(total(&|r| r.births.unwrap_or(0)), buckets.iter().map(|b| b.2).sum()));
+        prop_assert!(near(total(&|r| r.live), buckets.iter().map(|b| b.3).sum()));
+    }
+
+    #[test]
+    fn anything_is_survived(steps in prop::collection::vec(
+        (-5_000i64..60_000, prop::collection::vec((0u128..4, 0u64..400, 0u64..400), 0..4)), 0..60)) {
+        let mut history = History::new(every(5));
+        let mut now = 0i64;
+        for (dt, rows) in steps {
+            now += dt;
+            let mut rows: Vec<Row> = rows.into_iter().map(|(k, b, l)| row(k, b, l)).collect();
+            rows.sort_by_key(|r| r.key);
+            rows.dedup_by_key(|r| r.key);
+            history.heap_rows(Time(now), &rows);
+            for s in history.assess().stacks {
+                prop_assert!((0.0..=1.0).contains(&s.explains) && (0.0..=1.0).contains(&s.confidence));
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The windows that end now, cut into blocks; the same for every stack, so they
+//! are looked up once.
+
+use memtrace_model::Time;
+
+use super::store::{Cell, Column, Lane};
+
+/// Blocks of a window.
+pub(super) const BLOCKS: usize = 12;
+
+/// How far back births are counted when load is compared, in settle horizons.
+const LAGS: [f64; 3] = [1.0, 0.25, 0.0625];
+
+/// Lengths of the windows, in settle horizons.
+pub(super) const SPANS: [f64; 14] = [
+    1.5, 2.0, 2.5, 2.75, 3.0, 4.0, 6.0, 9.0, 13.5, 20.0, 30.0, 45.0, 60.0, 72.0,
+];
+
+/// A moment between two points of the axis.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moment {
+    point: usize,
+    /// Seconds after the point.
+    beyond: f64,
+    /// Seconds from the point to the next.
+    gap: f64,
+}
+
+/// A span of the axis that ends at the newest point.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// Points of the axis at the block ends, the oldest first.
+    pub marks: [usize; BLOCKS + 1],
+    /// Real length, seconds.
+    pub seconds: f64,
+    /// Latest point at least one settle horizon old.
+    pub settled: usize,
+    /// How many blocks a settle horizon covers.
+    pub settle_blocks: usize,
+    /// The block ends moved back by each lag that the axis reaches back to.
+    lagged: Vec<[Moment; BLOCKS + 1]>,
+}
+
+impl Window {
+    /// The windows of a lane for settle horizon `settle` (seconds), the shortest
+    /// first. A window the axis does not reach back to, or too short for its
+    /// blocks to differ, is left out.
+    pub(super) fn all(lane: &Lane, settle: f64) -> Vec<Self> {
+        let (Some(&first), Some(&now)) = (lane.times.first(), lane.times.last()) else {
+            return Vec::new();
+        };
+        let back = |seconds: f64| Time(now.0.saturating_sub((seconds * 1000.0) as i64));
+        let Some(settled) = lane.point_at(back(settle)) else {
+            return Vec::new();
+        };
+        let mut windows = Vec::new();
+        for span in SPANS {
+            let seconds = span * settle;
+            // Half a block may be missing at the old end.
+            if back(seconds * (1.0 - 0.5 / BLOCKS as f64)) < first {
+                break;
+            }
+            let block = seconds / BLOCKS as f64;
+            let marks = std::array::from_fn(|i| {
+                lane.point_at(back(block * (BLOCKS - i) as f64))
+                    .unwrap_or(0)
+            });
+            let distinct = marks.windows(2).filter(|m| m[0] < m[1]).count();
+            if distinct < BLOCKS * 2 / 3 {
+                continue;
+            }
+            let lagged = LAGS
+                .iter()
+                .filter_map(|lag| {
+                    let ends = marks.map(|m| {
+                        let at = lane.times[m].plus_ms((-lag * settle * 1000.0) as i64);
+                        let point = lane.point_at(at)?;
+                        Some(Moment {
+                            point,
+                            beyond: at.since(lane.times[point]),
+                            gap: lane.times[point + 1].since(lane.times[point]),
+                        })
+                    });
+                    ends.iter()
+                        .all(Option::is_some)
+                        .then(|| ends.map(Option::unwrap_or_default))
+                })
+                .collect();
+            windows.push(Self {
+                marks,
+                seconds: now.since(lane.times[marks[0]]),
+                settled,
+                settle_blocks: ((settle / block).round() as usize).max(BLOCKS / 3),
+                lagged,
+            });
+        }
+        windows
+    }
+
+    /// Whether births are known for a whole settle horizon before the window: what
+    /// is alive at its start was born where we could see it.
+    pub(super) fn knows_births_before(&self) -> bool {
+        self.lagged.len() == LAGS.len()
+    }
+
+    /// Cells of a stack at the block ends.
+    pub(super) fn cells(&self, column: &Column) -> [Cell; BLOCKS + 1] {
+        self.marks.map(|m| column.at(m))
+    }
+
+    /// Mean of live objects in each block.
+    pub(super) fn means(&self, lane: &Lane, cells: &[Cell; BLOCKS + 1]) -> [f64; BLOCKS] {
+        std::array::from_fn(|i| {
+            let dt = lane.times[self.marks[i + 1]].since(lane.times[self.marks[i]]);
+            if dt > 0.0 {
+                (cells[i + 1].live_area - cells[i].live_area) / dt
+            } else {
+                f64::from(cells[i].live)
+            }
+        })
+    }
+
+    /// Births per second within each lag before a moment, averaged over the
+    /// moments of each block; one row for each lag, the last for no lag at all.
+    pub(super) fn birth_rates(
+        &self,
+        lane: &Lane,
+        column: &Column,
+        cells: &[Cell; BLOCKS + 1],
+        settle: f64,
+    ) -> Vec<[f64; BLOCKS]> {
+        let length: [f64; BLOCKS] =
+            std::array::from_fn(|i| lane.times[self.marks[i + 1]].since(lane.times[self.marks[i]]));
+        let mut rows: Vec<[f64; BLOCKS]> = Vec::with_capacity(LAGS.len() + 1);
+        for (lag, ends) in LAGS[LAGS.len() - self.lagged.len()..]
+            .iter()
+            .zip(&self.lagged)
+        {
+            let old = ends.map(|m| births_area(column, m));
+            rows.push(std::array::from_fn(|i| {
+                let now = cells[i + 1].births_area - cells[i].births_area;
+                let then = old[i + 1] - old[i];
+                ((now - then) / (length[i] * lag * settle).max(1e-9)).max(0.0)
+            }));
+        }
+        rows.push(std::array::from_fn(|i| {
+            f64::from(cells[i + 1].births - cells[i].births) / length[i].max(1e-9)
+        }));
+        rows
+    }
+}
+
+/// ∫ births dt up to a moment; births rise evenly between two points.
+fn births_area(column: &Column, at: Moment) -> f64 {
+    let (a, b) = (column.at(at.point), column.at(at.point + 1));
+    let rise = f64::from(b.births.saturating_sub(a.births));
+    let share = if at.gap > 0.0 {
+        at.beyond / at.gap
+    } else {
+        0.0
+    };
+    a.births_area + at.beyond * (f64::from(a.births) + 0.5 * share * rise)
+}

@@ -1,0 +1,196 @@
+//! The command line. Stage one: what was typed; each verb resolves its own part.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::units::{parse_duration, parse_size};
+
+/// Watches a service, notices that its memory leaks, and names the cause.
+#[derive(Parser)]
+#[command(
+    name = "memtrace",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "A TARGET is what you have at hand: a pid, http://host:6060, host:6060, a container id, \
+    or a file.\n\nExit codes: 0 fine, 1 failed, 2 wrong usage, 3 target lost, 10 leak found (--fail-on leak)."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    Watch(WatchArgs),
+    Top(TopArgs),
+    Diff(DiffArgs),
+    Convert(ConvertArgs),
+    /// Print a completion script for your shell
+    #[command(
+        after_help = "Example:\n  memtrace completions bash > /etc/bash_completion.d/memtrace"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one page per verb into a folder
+    #[command(after_help = "Example:\n  memtrace man | man -l -")]
+    Man {
+        /// Folder for the pages; stdout when not given
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Watch live services until a leak shows: the main job
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    memtrace watch 127.0.0.1:6060\n  \
+    memtrace watch 4242 --limit 2GiB --for 1h --store /var/lib/memtrace\n  \
+    memtrace watch http://a:6060 http://b:6060 --json --fail-on leak\n\n\
+    A stack is called growing as soon as its growth is beyond chance, and leaking when it has gone on for longer \
+    than any healthy cache, session or batch of the service would need to settle (--settle).")]
+pub(crate) struct WatchArgs {
+    /// pid, URL, host:port or container id; several are watched side by side
+    #[arg(required = true)]
+    pub(crate) target: Vec<String>,
+    /// Time between two heap profiles
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    pub(crate) interval: Duration,
+    /// Stop after this long; without it, watch until interrupted
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Longest time in which a healthy cache, session or batch of the service
+    /// settles; growth must outlast it to be called leaking
+    /// [default: 20m; less where the interval is under 30s, 100s at 5s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) settle: Option<Duration>,
+    /// Keep everything seen in this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Memory at which the service would be killed, beside cgroup, GOMEMLIMIT and host
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) limit: Option<u64>,
+    /// Findings and events as JSON lines on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit with 10 as soon as a finding is called leaking
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) fail_on: Option<FailOn>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    /// A finding of the tier `leaking`
+    Leak,
+}
+
+/// How to talk to a pprof endpoint
+#[derive(clap::Args)]
+pub(crate) struct AccessArgs {
+    /// File that holds the token sent with each request; without it the
+    /// environment variable MEMTRACE_TOKEN is used when it is set
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Name of the header that carries the token
+    #[arg(long, value_name = "NAME", default_value = "X-Pprof-Token")]
+    pub(crate) token_header: String,
+    /// Certificate authority (PEM) to trust for https beside the system's
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Ask the service to collect garbage before each heap profile (costs it a full GC)
+    #[arg(long)]
+    pub(crate) gc: bool,
+}
+
+/// Show which functions hold or allocate the memory of a profile
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  memtrace top http://127.0.0.1:6060\n  \
+    memtrace top heap.pb.gz --type alloc_space --cum -n 40\n  memtrace top heap.pb.gz --lines --json")]
+pub(crate) struct TopArgs {
+    /// A running service (see memtrace --help), or a profile
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) view: ViewArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+/// What of a profile to show
+#[derive(clap::Args)]
+pub(crate) struct ViewArgs {
+    /// Sample type: inuse_space, inuse_objects, alloc_space, goroutine, …
+    /// [default: the profile's own choice]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) sample_type: Option<String>,
+    /// Sort by what a function and everything it calls hold
+    #[arg(long)]
+    pub(crate) cum: bool,
+    /// One row for each source line instead of each function
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// How many rows; 0 for all
+    #[arg(short = 'n', long = "rows", default_value_t = 20)]
+    pub(crate) rows: usize,
+    /// Exact numbers without units
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Compare two profiles: what grew
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  memtrace diff t0.pb.gz t1.pb.gz --min 10MB\n  \
+    memtrace diff t0.pb.gz http://127.0.0.1:6060 --svg growth.svg --html growth.html"
+)]
+pub(crate) struct DiffArgs {
+    /// The earlier profile (file or running service)
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) old: String,
+    /// The later profile (file or running service)
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) new: String,
+    /// Leave out rows that changed by less
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) min: Option<u64>,
+    /// Draw the growth as a differential flame graph
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write one self-contained HTML report
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) view: ViewArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+/// Rewrite a profile in another format, told by the file names
+#[derive(clap::Args)]
+#[command(
+    after_help = "Formats: .pb.gz/.pprof (pprof), .folded/.txt (folded stacks), .speedscope.json, .svg (flame graph)\n\n\
+    Examples:\n  memtrace convert heap.pb.gz heap.folded --type inuse_space\n  \
+    memtrace convert heap.pb.gz heap.speedscope.json\n  memtrace convert old-heap.txt heap.pb.gz"
+)]
+pub(crate) struct ConvertArgs {
+    /// A profile: pprof (compressed or not, or its text form) or folded stacks
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) input: PathBuf,
+    /// The file to write
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Sample type to keep, for formats that hold one [default: the profile's own choice]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) sample_type: Option<String>,
+}

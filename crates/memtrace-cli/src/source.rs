@@ -1,0 +1,107 @@
+//! Where a profile comes from: a file, or a running service.
+
+use std::path::Path;
+
+use memtrace_collect::{CollectError, Options, Scraper, Target, TargetError, TokenSource};
+use memtrace_formats::pprof;
+use memtrace_model::Profile;
+use memtrace_watch::WatchError;
+
+use crate::args::AccessArgs;
+use crate::failure::Failure;
+
+/// The environment variable that holds the token when no file is given.
+pub(crate) const TOKEN_VARIABLE: &str = "MEMTRACE_TOKEN";
+
+/// How to talk to an endpoint.
+pub(crate) fn access(args: &AccessArgs) -> Options {
+    let mut options = Options::default();
+    options.token = match &args.token_file {
+        Some(file) => TokenSource::File(file.clone()),
+        None if std::env::var_os(TOKEN_VARIABLE).is_some() => {
+            TokenSource::Env(TOKEN_VARIABLE.to_owned())
+        }
+        None => TokenSource::None,
+    };
+    options.token_header.clone_from(&args.token_header);
+    options.ca_file.clone_from(&args.ca_file);
+    options.gc = args.gc;
+    options
+}
+
+/// Reads the profile behind `from`: a file, else the heap profile of a service.
+/// Warnings about damage go to stderr.
+pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure> {
+    let target = Target::parse(from).map_err(|error| target_failure(&error))?;
+    if let Target::File(path) = &target {
+        return profile_file(path);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("starting", error))?;
+    let options = access(args);
+    let fetched = runtime.block_on(async {
+        let place = target.attach(&options).await?;
+        let endpoint = place.endpoint.ok_or(TargetError::Unrecognised {
+            text: from.to_owned(),
+        })?;
+        Ok::<_, CollectError>(Scraper::new(endpoint, options.clone())?.heap().await?)
+    });
+    let fetched = fetched.map_err(|error| Failure::TargetLost(error.to_string()))?;
+    parsed(from, &fetched.body)
+}
+
+/// Reads a profile from a file.
+pub(crate) fn profile_file(path: &Path) -> Result<Profile, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::failed(path.display(), error))?;
+    parsed(&path.display().to_string(), &bytes)
+}
+
+fn parsed(name: &str, bytes: &[u8]) -> Result<Profile, Failure> {
+    let parsed = pprof::parse(bytes).map_err(|error| Failure::failed(name, error))?;
+    for warning in &parsed.warnings {
+        eprintln!("memtrace: {name}: {warning}");
+    }
+    Ok(parsed.profile)
+}
+
+/// The column the user asked for, else the profile's own choice.
+pub(crate) fn sample_type(profile: &Profile, wanted: Option<&str>) -> Result<usize, Failure> {
+    let Some(wanted) = wanted else {
+        return profile
+            .shown_sample_type()
+            .ok_or_else(|| Failure::Failed("the profile has no sample type".into()));
+    };
+    profile.sample_type(wanted).ok_or_else(|| {
+        let known: Vec<&str> = profile
+            .sample_types
+            .iter()
+            .map(|t| profile.text(t.kind))
+            .collect();
+        Failure::Usage(format!(
+            "no sample type `{wanted}`; this profile has: {}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// Which exit code an error of the watch gets.
+pub(crate) fn watch_failure(error: WatchError) -> Failure {
+    match error {
+        WatchError::Target(CollectError::Target(error)) => target_failure(&error),
+        WatchError::Target(error) => Failure::TargetLost(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    }
+}
+
+/// What can be no target is wrong usage; what cannot be reached is lost; a file
+/// that is not there has failed.
+fn target_failure(error: &TargetError) -> Failure {
+    let line = error.to_string();
+    match error {
+        TargetError::Unrecognised { .. } | TargetError::Address(_) => Failure::Usage(line),
+        TargetError::NoSuchFile { .. } => Failure::Failed(line),
+        _ => Failure::TargetLost(line),
+    }
+}

@@ -1,0 +1,91 @@
+//! `memtrace top`: which functions hold or allocate the memory of a profile.
+
+use std::io::{self, Write};
+
+use memtrace_analysis::top::{Granularity, Row, Top, top};
+use memtrace_model::Profile;
+use serde_json::json;
+
+use crate::args::{TopArgs, ViewArgs};
+use crate::failure::Failure;
+use crate::source;
+use crate::units::bytes;
+
+pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
+    let profile = source::profile(&args.target, &args.access)?;
+    let column = source::sample_type(&profile, args.view.sample_type.as_deref())?;
+    let table = top(&profile, column, granularity(&args.view));
+    print(&profile, column, table, &args.view)
+}
+
+pub(crate) fn granularity(view: &ViewArgs) -> Granularity {
+    if view.lines {
+        Granularity::Lines
+    } else {
+        Granularity::Functions
+    }
+}
+
+/// Prints the heaviest rows of `table`, a table for people or JSON.
+pub(crate) fn print(
+    profile: &Profile,
+    column: usize,
+    mut table: Top,
+    view: &ViewArgs,
+) -> Result<(), Failure> {
+    if view.cum {
+        table.sort_by_cum();
+    }
+    let wanted = if view.rows == 0 {
+        table.rows.len()
+    } else {
+        view.rows
+    };
+    let kind = profile.text(profile.sample_types[column].kind);
+    let unit = profile.text(profile.sample_types[column].unit);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if view.json {
+        let rows: Vec<_> = table.rows.iter().take(wanted).map(row_json).collect();
+        let whole = json!({
+            "schema": "memtrace.top/1", "type": kind, "unit": unit, "total": table.total, "rows": rows
+        });
+        writeln!(out, "{whole}")?;
+        return Ok(out.flush()?);
+    }
+    let show = |n: i64| {
+        if unit == "bytes" && !view.raw {
+            bytes(n as f64)
+        } else {
+            n.to_string()
+        }
+    };
+    let percent = |n: i64| 100.0 * n as f64 / (table.total.unsigned_abs().max(1)) as f64;
+    writeln!(
+        out,
+        "{kind} in {unit}, total {}; {} of {} rows",
+        show(table.total),
+        wanted.min(table.rows.len()),
+        table.rows.len()
+    )?;
+    writeln!(
+        out,
+        "{:>12} {:>7} {:>12} {:>7}  function",
+        "flat", "flat%", "cum", "cum%"
+    )?;
+    for row in table.rows.iter().take(wanted) {
+        writeln!(
+            out,
+            "{:>12} {:>6.2}% {:>12} {:>6.2}%  {}",
+            show(row.flat),
+            percent(row.flat),
+            show(row.cum),
+            percent(row.cum),
+            row.name
+        )?;
+    }
+    Ok(out.flush()?)
+}
+
+fn row_json(row: &Row) -> serde_json::Value {
+    json!({"name": row.name, "flat": row.flat, "cum": row.cum})
+}

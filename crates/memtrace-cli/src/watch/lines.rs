@@ -1,0 +1,94 @@
+//! Plain lines, for pipes and logs.
+
+use std::io::{self, Write};
+
+use memtrace_model::{EventKind, Gauge};
+use memtrace_watch::{Point, Update};
+
+use super::{View, words};
+use crate::units::bytes;
+
+/// Plain lines on stdout.
+#[derive(Default)]
+pub(super) struct Lines;
+
+impl View for Lines {
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match update {
+            Update::Attached(a) => writeln!(
+                out,
+                "{}  {}  watching {}",
+                words::clock(a.at),
+                a.target,
+                a.how
+            )?,
+            Update::Point(point) => writeln!(out, "{}", point_line(point))?,
+            Update::Event { target, event } => {
+                writeln!(
+                    out,
+                    "{}  {target}  {}",
+                    words::clock(event.at),
+                    event_text(&event.kind)
+                )?;
+            }
+            Update::Finding(finding) => {
+                writeln!(out)?;
+                for line in words::lines(finding) {
+                    writeln!(out, "{line}")?;
+                }
+                writeln!(out)?;
+            }
+            Update::Summary(s) => {
+                writeln!(out, "\n{}: {}", s.target, summary(s))?;
+                for finding in &s.findings {
+                    for line in words::lines(finding) {
+                        writeln!(out, "{line}")?;
+                    }
+                }
+            }
+        }
+        out.flush()
+    }
+}
+
+fn summary(s: &memtrace_watch::Summary) -> String {
+    let seen = format!(
+        "{} profiles in {}",
+        s.profiles,
+        crate::units::span(s.watched.as_secs_f64())
+    );
+    match s.findings.len() {
+        0 => format!("{seen}; no leak found"),
+        1 => format!("{seen}; 1 finding"),
+        n => format!("{seen}; {n} findings"),
+    }
+}
+
+pub(super) fn event_text(kind: &EventKind) -> String {
+    match kind {
+        EventKind::Attach { started: Some(at) } => format!("attached; the process runs since {at}"),
+        EventKind::Attach { started: None } => "attached".into(),
+        EventKind::Restart { reason } => {
+            format!("the service was restarted ({reason}); its history begins anew")
+        }
+        EventKind::Lost { reason } => format!("cannot be read: {reason}"),
+        EventKind::Recovered => "can be read again".into(),
+        EventKind::Warning { text } => text.clone(),
+        _ => String::new(),
+    }
+}
+
+fn point_line(point: &Point) -> String {
+    let mut line = format!("{}  {}", words::clock(point.at), point.target);
+    for (name, gauge) in [("heap", Gauge::HeapInuse), ("rss", Gauge::Rss)] {
+        if let Some(v) = point.gauges.get(gauge) {
+            line += &format!("  {name} {}", bytes(v));
+        }
+    }
+    if let Some(n) = point.gauges.get(Gauge::Goroutines) {
+        line += &format!("  goroutines {n:.0}");
+    }
+    line += &format!("  {}", point.state());
+    line
+}

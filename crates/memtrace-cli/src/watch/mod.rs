@@ -1,0 +1,127 @@
+//! `memtrace watch`: the main job. The engine sends updates; one of three views
+//! shows them: a live table on a terminal, plain lines in a pipe, JSON lines.
+
+mod lines;
+mod screen;
+mod words;
+
+use std::io::{self, IsTerminal, Write};
+
+use memtrace_model::{Finding, Status, Tier};
+use memtrace_watch::{Ended, Plan, Update};
+use serde_json::json;
+
+use crate::args::{FailOn, WatchArgs};
+use crate::failure::Failure;
+
+/// Shows updates as they come.
+trait View {
+    /// One update of the engine.
+    fn update(&mut self, update: &Update) -> io::Result<()>;
+    /// Draws what is to be drawn now and reads keys; true when the user wants to leave.
+    fn refresh(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Gives the terminal back and says the last words.
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("starting", error))?;
+    let fail_on_leak = args.fail_on == Some(FailOn::Leak);
+    let mut view: Box<dyn View> = if args.json {
+        Box::new(JsonLines)
+    } else if io::stdout().is_terminal() {
+        Box::new(screen::Screen::open()?)
+    } else {
+        Box::new(lines::Lines::default())
+    };
+    let plan = plan(args);
+    let ended = runtime.block_on(drive(plan, view.as_mut(), fail_on_leak));
+    let finished = view.finish();
+    // A target's /proc read or a store's last write must not hold the user up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    let ended = ended?;
+    finished?;
+    if fail_on_leak && ended.leaking > 0 {
+        return Err(Failure::LeakFound);
+    }
+    match ended.lost {
+        Some(reason) => Err(Failure::TargetLost(reason)),
+        None => Ok(()),
+    }
+}
+
+fn plan(args: WatchArgs) -> Plan {
+    Plan {
+        targets: args.target,
+        interval: args.interval,
+        duration: args.duration,
+        settle: args.settle,
+        limit: args.limit,
+        store: args.store,
+        access: crate::source::access(&args.access),
+    }
+}
+
+/// Runs the engine and shows what it says until it ends, the user interrupts, or
+/// a leak was found and one was waited for.
+async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<Ended, Failure> {
+    let (engine, mut updates) =
+        memtrace_watch::start(plan).map_err(crate::source::watch_failure)?;
+    let mut redraw = tokio::time::interval(std::time::Duration::from_millis(100));
+    redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| Failure::failed("signals", error))?;
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            update = updates.recv() => {
+                let Some(update) = update else { break };
+                view.update(&update)?;
+                let leak = matches!(&update, Update::Finding(f) if is_leak(f));
+                if leak && stop_at_leak {
+                    stopped = true;
+                }
+            }
+            _ = redraw.tick() => stopped |= view.refresh()?,
+            _ = tokio::signal::ctrl_c() => stopped = true,
+            _ = terminate.recv() => stopped = true,
+        }
+        if stopped {
+            engine.stop();
+        }
+    }
+    engine.ended().await.map_err(crate::source::watch_failure)
+}
+
+fn is_leak(finding: &Finding) -> bool {
+    finding.tier == Tier::Leaking && finding.status == Status::Open
+}
+
+/// The contract for scripts: findings, and events with the field `event`.
+struct JsonLines;
+
+impl View for JsonLines {
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        let line = match update {
+            Update::Finding(finding) => serde_json::to_string(finding),
+            Update::Event { target, event } => serde_json::to_value(event).map(|mut v| {
+                v["schema"] = json!("memtrace.event/1");
+                v["target"] = json!(target);
+                v.to_string()
+            }),
+            Update::Attached(_) | Update::Point(_) | Update::Summary(_) => return Ok(()),
+        };
+        let line = line.map_err(io::Error::other)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()
+    }
+}

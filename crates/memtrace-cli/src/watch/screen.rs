@@ -1,0 +1,272 @@
+//! The live table on a terminal: one row per target, the findings below.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use memtrace_model::{Finding, Gauge, Status, Tier};
+use memtrace_watch::{Point, Summary, Update};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Text};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
+
+use super::lines::{Lines, event_text};
+use super::{View, words};
+use crate::units::bytes;
+
+/// How many points the trend column remembers.
+const TREND: usize = 24;
+
+/// The live view; it owns the terminal until `finish`.
+pub(super) struct Screen {
+    terminal: ratatui::DefaultTerminal,
+    targets: BTreeMap<String, Target>,
+    selected: TableState,
+    notes: Vec<String>,
+    summaries: Vec<Summary>,
+    changed: bool,
+}
+
+#[derive(Default)]
+struct Target {
+    how: String,
+    point: Option<Point>,
+    heap: Vec<f64>,
+    findings: Vec<Finding>,
+    lost: Option<String>,
+}
+
+impl Screen {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self {
+            // Installs a panic hook that gives the terminal back.
+            terminal: ratatui::try_init()?,
+            targets: BTreeMap::new(),
+            selected: TableState::default().with_selected(0),
+            notes: Vec::new(),
+            summaries: Vec::new(),
+            changed: true,
+        })
+    }
+
+    fn target(&mut self, name: &str) -> &mut Target {
+        self.targets.entry(name.to_owned()).or_default()
+    }
+}
+
+impl View for Screen {
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        self.changed = true;
+        match update {
+            Update::Attached(a) => self.target(&a.target).how.clone_from(&a.how),
+            Update::Point(point) => {
+                let target = self.target(&point.target);
+                target.lost = None;
+                if let Some(heap) = point.gauges.get(Gauge::HeapInuse) {
+                    target.heap.push(heap);
+                    let excess = target.heap.len().saturating_sub(TREND);
+                    target.heap.drain(..excess);
+                }
+                target.point = Some(point.clone());
+            }
+            Update::Event { target, event } => {
+                if let memtrace_model::EventKind::Lost { reason } = &event.kind {
+                    self.target(target).lost = Some(reason.clone());
+                }
+                let text = event_text(&event.kind);
+                self.notes
+                    .push(format!("{} {target}: {text}", words::clock(event.at)));
+            }
+            Update::Finding(finding) => {
+                let target = self.target(&finding.target);
+                target
+                    .findings
+                    .retain(|f| f.culprit != finding.culprit || f.pattern != finding.pattern);
+                target.findings.push(finding.clone());
+                target
+                    .findings
+                    .sort_by_key(|f| (f.status != Status::Open, f.rank));
+            }
+            Update::Summary(s) => {
+                self.target(&s.target).findings.clone_from(&s.findings);
+                self.summaries.push(s.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn refresh(&mut self) -> io::Result<bool> {
+        while event::poll(Duration::ZERO)? {
+            self.changed = true;
+            let Input::Key(key) = event::read()? else {
+                continue;
+            };
+            if key.kind != KeyEventKind::Press {
+                continue;
+            }
+            let control = key.modifiers.contains(KeyModifiers::CONTROL);
+            match key.code {
+                KeyCode::Char('q') | KeyCode::Esc => return Ok(true),
+                KeyCode::Char('c') if control => return Ok(true),
+                KeyCode::Down | KeyCode::Char('j') => self.selected.select_next(),
+                KeyCode::Up | KeyCode::Char('k') => self.selected.select_previous(),
+                _ => {}
+            }
+        }
+        if self.changed {
+            self.changed = false;
+            let (targets, selected, notes) = (&self.targets, &mut self.selected, &self.notes);
+            self.terminal
+                .draw(|frame| draw(frame, targets, selected, notes))?;
+        }
+        Ok(false)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        ratatui::try_restore()?;
+        let mut lines = Lines;
+        for s in &self.summaries {
+            lines.update(&Update::Summary(s.clone()))?;
+        }
+        io::stdout().flush()
+    }
+}
+
+fn draw(
+    frame: &mut Frame<'_>,
+    targets: &BTreeMap<String, Target>,
+    selected: &mut TableState,
+    notes: &[String],
+) {
+    let height = (targets.len() as u16 + 1)
+        .min(frame.area().height / 2)
+        .max(2);
+    let note_height = (notes.len() as u16).min(3);
+    let [head, table, details, log, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(height),
+        Constraint::Min(3),
+        Constraint::Length(note_height),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+
+    let leaking = targets
+        .values()
+        .filter(|t| t.worst() == Some(Tier::Leaking))
+        .count();
+    let title = format!(
+        "memtrace watch: {} targets, {leaking} leaking",
+        targets.len()
+    );
+    frame.render_widget(Line::styled(title, Modifier::BOLD), head);
+
+    let rows = targets.iter().map(|(name, t)| t.row(name));
+    let widths = [
+        Constraint::Fill(2),
+        Constraint::Length(12),
+        Constraint::Length(10),
+        Constraint::Length(10),
+        Constraint::Length(11),
+        Constraint::Length(TREND as u16),
+    ];
+    let columns = [
+        "target",
+        "state",
+        "heap",
+        "rss",
+        "goroutines",
+        "heap over time",
+    ];
+    let view = Table::new(rows, widths)
+        .header(Row::new(columns).style(Modifier::DIM))
+        .row_highlight_style(Modifier::REVERSED);
+    frame.render_stateful_widget(view, table, selected);
+
+    let chosen = selected.selected().and_then(|i| targets.values().nth(i));
+    frame.render_widget(
+        Paragraph::new(chosen.map_or(Text::default(), Target::details)).wrap(Wrap { trim: false }),
+        details,
+    );
+    let last = notes.len().saturating_sub(note_height as usize);
+    frame.render_widget(
+        Paragraph::new(notes[last..].join("\n")).style(Modifier::DIM),
+        log,
+    );
+    frame.render_widget(Line::styled("↑↓ target   q quit", Modifier::DIM), foot);
+}
+
+impl Target {
+    fn worst(&self) -> Option<Tier> {
+        self.findings
+            .iter()
+            .filter(|f| f.status == Status::Open)
+            .map(|f| f.tier)
+            .max()
+    }
+
+    fn row(&self, name: &str) -> Row<'static> {
+        let gauge = |g| self.point.as_ref().and_then(|p| p.gauges.get(g));
+        let (state, color) = match (self.lost.is_some(), self.worst()) {
+            (true, _) => ("lost", Color::Red),
+            (_, Some(Tier::Leaking)) => ("LEAKING", Color::Red),
+            (_, Some(Tier::Growing)) => ("growing", Color::Yellow),
+            _ => (
+                self.point.as_ref().map_or("attaching", Point::state),
+                Color::Green,
+            ),
+        };
+        let size = |g| gauge(g).map_or("-".into(), bytes);
+        Row::new([
+            Cell::from(name.to_owned()),
+            Cell::from(state).style(Style::new().fg(color)),
+            Cell::from(size(Gauge::HeapInuse)),
+            Cell::from(size(Gauge::Rss)),
+            Cell::from(gauge(Gauge::Goroutines).map_or("-".into(), |n| format!("{n:.0}"))),
+            Cell::from(sparkline(&self.heap)),
+        ])
+    }
+
+    fn details(&self) -> Text<'static> {
+        let mut lines = vec![Line::styled(self.how.clone(), Modifier::DIM)];
+        if let Some(reason) = &self.lost {
+            lines.push(Line::styled(reason.clone(), Color::Red));
+        }
+        for finding in &self.findings {
+            let color = match (finding.status, finding.tier) {
+                (Status::Resolved, _) => Color::DarkGray,
+                (_, Tier::Leaking) => Color::Red,
+                (_, Tier::Growing) => Color::Yellow,
+            };
+            lines.push(Line::default());
+            for (i, text) in words::lines(finding).into_iter().enumerate() {
+                let style = if i == 0 {
+                    Style::new().fg(color).add_modifier(Modifier::BOLD)
+                } else {
+                    Style::new()
+                };
+                lines.push(Line::styled(text, style));
+            }
+        }
+        if self.findings.is_empty() {
+            let text = self.point.as_ref().map_or(String::new(), |p| {
+                format!("{} profiles, no leak so far", p.profiles)
+            });
+            lines.push(Line::raw(text));
+        }
+        Text::from(lines)
+    }
+}
+
+/// The values as eighth blocks, from zero to their maximum.
+fn sparkline(values: &[f64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let top = values.iter().copied().fold(1.0, f64::max);
+    values
+        .iter()
+        .map(|v| BARS[((v / top * 7.0).round() as usize).min(7)])
+        .collect()
+}

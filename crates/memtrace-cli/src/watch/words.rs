@@ -1,0 +1,140 @@
+//! Findings in words, for both views.
+
+use memtrace_model::{Finding, Pattern, Status, Tier, Time};
+
+use crate::units::{bytes, span};
+
+/// `12:00:05` of a time, UTC.
+pub(super) fn clock(at: Time) -> String {
+    at.to_string().get(11..19).unwrap_or("--:--:--").to_owned()
+}
+
+/// The pattern's name in the JSON contract.
+pub(super) fn pattern(pattern: Pattern) -> String {
+    serde_json::to_value(pattern)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+pub(super) fn tier(finding: &Finding) -> &'static str {
+    match (finding.status, finding.tier) {
+        (Status::Resolved, _) => "RESOLVED",
+        (Status::Open, Tier::Leaking) => "LEAKING",
+        (Status::Open, Tier::Growing) => "GROWING",
+    }
+}
+
+/// `cnc/internal/gcode.(*Cache).Lookup  cache.go:87`
+pub(super) fn place(finding: &Finding) -> String {
+    let frame = finding.culprit.as_ref().or(finding.stack.first());
+    frame.map_or("(no stack)".into(), |f| match f.file.rsplit('/').next() {
+        Some(file) if !file.is_empty() && f.line > 0 => {
+            format!("{} ({file}:{})", f.function, f.line)
+        }
+        _ => f.function.clone(),
+    })
+}
+
+pub(super) fn rate(finding: &Finding) -> String {
+    let [low, high] = finding.rate_interval;
+    let mut text = format!("+{}/min", bytes(finding.rate_bytes_per_min));
+    if high > low {
+        text += &format!(" ({} … {})", bytes(low.max(0.0)), bytes(high));
+    }
+    if finding.pattern == Pattern::GoroutineLeak {
+        text += &format!(", +{:.0} goroutines/min", finding.rate_objects_per_min);
+    }
+    text
+}
+
+pub(super) fn since(finding: &Finding) -> String {
+    match (finding.onset, finding.onset_interval) {
+        (Some(at), Some([early, late])) => {
+            format!("since {} (± {})", clock(at), span(late.since(early) / 2.0))
+        }
+        (Some(at), None) => format!("since {}", clock(at)),
+        (None, _) => "since before the watch began".into(),
+    }
+}
+
+pub(super) fn oom(finding: &Finding) -> String {
+    let Some(bound) = &finding.bound else {
+        return "no memory limit in sight".into();
+    };
+    let limit = format!(
+        "{} {}, {} used",
+        bound.kind,
+        bytes(bound.bytes as f64),
+        bytes(bound.used as f64)
+    );
+    let Some(at) = finding.oom_at else {
+        return format!("not reached at this rate ({limit})");
+    };
+    let left = span(at.since(finding.at));
+    match finding.oom_interval {
+        Some((early, late)) => format!(
+            "in {left}, at {} ({} … {}; {limit})",
+            clock(at),
+            clock(early),
+            late.map_or("never".into(), clock)
+        ),
+        None => format!("in {left}, at {} ({limit})", clock(at)),
+    }
+}
+
+/// The whole finding, one line each.
+pub(super) fn lines(finding: &Finding) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "{} #{} {}  {}",
+            tier(finding),
+            finding.rank,
+            pattern(finding.pattern),
+            place(finding)
+        ),
+        format!(
+            "  growth   {}, {}; explains {:.0} % of the process's growth",
+            rate(finding),
+            since(finding),
+            finding.explains * 100.0
+        ),
+        format!(
+            "  live     {} in {} objects; confidence {:.1} %",
+            bytes(finding.live_bytes as f64),
+            finding.live_objects,
+            finding.confidence * 100.0
+        ),
+    ];
+    if finding.status == Status::Open {
+        lines.push(format!("  OOM      {}", oom(finding)));
+    }
+    if !finding.before_onset.is_empty() {
+        let times: Vec<_> = finding.before_onset.iter().map(|&t| clock(t)).collect();
+        lines.push(format!(
+            "  before   profiles just before the inflection: {}",
+            times.join(", ")
+        ));
+    }
+    for (i, frame) in finding.stack.iter().take(12).enumerate() {
+        let head = if i == 0 { "  stack    " } else { "           " };
+        lines.push(format!(
+            "{head}{} {}:{}",
+            frame.function,
+            short(&frame.file),
+            frame.line
+        ));
+    }
+    for (i, text) in finding.evidence.iter().enumerate() {
+        let head = if i == 0 { "  evidence " } else { "           " };
+        lines.push(format!("{head}{text}"));
+    }
+    lines.push(format!("  fix      {}", finding.advice));
+    lines
+}
+
+/// The last two parts of a path.
+fn short(path: &str) -> &str {
+    let cut = path.rmatch_indices('/').nth(1).map_or(0, |(i, _)| i + 1);
+    &path[cut..]
+}

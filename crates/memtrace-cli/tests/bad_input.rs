@@ -1,0 +1,329 @@
+//! Whatever is wrong with the target, the file, the store or the command line:
+//! one clear line on stderr, the right exit code, nothing lost.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Output;
+
+use common::{memtrace, run};
+
+/// Serves the same answer to every request on a free port; its base URL.
+fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let answer = std::sync::Arc::new(answer);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let mut request = [0; 4096];
+                let n = stream.read(&mut request).unwrap_or(0);
+                let text = String::from_utf8_lossy(&request[..n]).into_owned();
+                answer(&text, &mut stream);
+            });
+        }
+    });
+    url
+}
+
+fn reply(stream: &mut TcpStream, status: &str, kind: &str, body: &[u8]) {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    // The client may hang up on purpose.
+    let _ = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body));
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(bytes).expect("memory takes it");
+    packed.finish().expect("memory takes it")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// One line on stderr that holds `says`, this exit code, and no more than `seconds`.
+fn check(args: &[&str], code: i32, says: &str) {
+    let started = std::time::Instant::now();
+    let output = run(args);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    assert_eq!(
+        text.trim_end().lines().count(),
+        1,
+        "{args:?}: not one line: {text}"
+    );
+    assert!(
+        text.starts_with("memtrace: ") && text.contains(says),
+        "{args:?}: {says:?} not in {text:?}"
+    );
+    assert!(!text.contains("panicked"), "{args:?}: {text}");
+    // Not a matter of speed: whoever hangs has not said anything.
+    assert!(
+        started.elapsed().as_secs() < 60,
+        "{args:?} took {:?}",
+        started.elapsed()
+    );
+}
+
+fn check_watch(url: &str, says: &str) {
+    check(&["watch", url, "--interval", "1s", "--for", "2s"], 3, says);
+}
+
+fn check_body(body: Vec<u8>, says: &str) {
+    let url = serve(move |_, s| reply(s, "200 OK", "application/octet-stream", &body));
+    check_watch(&url, says);
+}
+
+#[test]
+fn nothing_listens() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .expect("a free port")
+        .port();
+    check_watch(&format!("http://127.0.0.1:{port}"), "connection refused");
+}
+
+#[test]
+fn the_host_does_not_exist() {
+    check_watch("http://no-such-host.invalid:6060", "host name not found");
+}
+
+#[test]
+fn no_such_process() {
+    check(&["watch", "4194305"], 3, "no such process");
+}
+
+#[test]
+fn html_instead_of_a_profile() {
+    let url = serve(|_, s| {
+        reply(
+            s,
+            "200 OK",
+            "text/html",
+            b"<!doctype html><title>Shop</title>",
+        )
+    });
+    check_watch(&url, "HTML instead of a profile");
+}
+
+#[test]
+fn forbidden() {
+    let url = serve(|_, s| reply(s, "403 Forbidden", "text/plain", b"Forbidden"));
+    check_watch(&url, "token refused");
+}
+
+#[test]
+fn the_service_fails() {
+    let url = serve(|_, s| reply(s, "500 Internal Server Error", "text/plain", b"boom"));
+    check_watch(&url, "answered 500");
+}
+
+#[test]
+fn not_found() {
+    let url = serve(|_, s| reply(s, "404 Not Found", "text/plain", b"404 page not found"));
+    check_watch(&url, "no pprof at");
+}
+
+#[test]
+fn a_profile_cut_in_the_middle_of_gzip() {
+    // Random enough that the head of the stream holds no whole profile.
+    let noise: Vec<u8> = (0u32..4000)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let packed = gzip(&noise);
+    check_body(packed[..packed.len() / 2].to_vec(), "profile");
+}
+
+#[test]
+fn a_zip_bomb() {
+    // 3 GiB of zeros in 3 MB: far beyond what a profile may unpack to.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let zeros = vec![0u8; 1 << 20];
+    for _ in 0..3072 {
+        packed.write_all(&zeros).expect("memory takes it");
+    }
+    check_body(
+        packed.finish().expect("memory takes it"),
+        "unpacks to more than",
+    );
+}
+
+#[test]
+fn an_answer_of_two_gigabytes() {
+    let url = serve(|_, s| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 2147483648\r\n\r\n";
+        let _ = s.write_all(head.as_bytes());
+        let block = vec![0x1f; 1 << 20];
+        // Until the client hangs up.
+        for _ in 0..2048 {
+            if s.write_all(&block).is_err() {
+                return;
+            }
+        }
+    });
+    check_watch(&url, "stopped reading");
+}
+
+#[test]
+fn garbage_instead_of_protobuf() {
+    let noise: Vec<u8> = (0u32..5000)
+        .map(|i| (i.wrapping_mul(2_246_822_519) >> 11) as u8)
+        .collect();
+    check_body(noise, "not a profile");
+}
+
+#[test]
+fn a_profile_without_samples_is_not_an_error() {
+    // Only a string table with its first, empty entry, and one sample type.
+    let empty = [
+        0x32, 0x00, 0x32, 0x01, b'a', 0x0a, 0x04, 0x08, 0x01, 0x10, 0x01,
+    ];
+    let body = gzip(&empty);
+    let url = serve(move |_, s| reply(s, "200 OK", "application/octet-stream", &body));
+    let output = run(&["watch", &url, "--interval", "1s", "--for", "2s"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no leak found"));
+}
+
+#[test]
+fn a_token_is_sent_and_never_shown() {
+    let url = serve(|request, s| {
+        if request
+            .to_lowercase()
+            .contains("x-pprof-token: s3cret-of-the-test")
+        {
+            reply(s, "500 Oops", "text/plain", b"the token was right");
+        } else {
+            reply(s, "403 Forbidden", "text/plain", b"");
+        }
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("token");
+    std::fs::write(&file, "s3cret-of-the-test\n").expect("a token file");
+    let file = file.to_string_lossy().into_owned();
+    let output = run(&[
+        "watch",
+        &url,
+        "--interval",
+        "1s",
+        "--for",
+        "1s",
+        "--token-file",
+        &file,
+    ]);
+    assert!(
+        stderr(&output).contains("answered 500"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!stderr(&output).contains("s3cret"));
+    check(
+        &[
+            "watch",
+            &url,
+            "--token-file",
+            "/no/such/file",
+            "--for",
+            "1s",
+        ],
+        3,
+        "cannot read the token",
+    );
+}
+
+#[test]
+fn files_that_are_no_profiles() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).expect("a file");
+        path.to_string_lossy().into_owned()
+    };
+    check(&["top", &file("empty", b"")], 1, "empty");
+    check(&["top", &file("page", b"<html><body>hello")], 1, "HTML");
+    check(&["top", &file("noise", &[0xff; 300])], 1, "not a profile");
+    check(&["diff", &file("a", b"\x1f\x8b"), &file("b", b"")], 1, "a:");
+    check(
+        &["convert", "/no/such/profile", "x.folded"],
+        1,
+        "No such file",
+    );
+}
+
+#[test]
+fn wrong_usage() {
+    for args in [
+        &["watch", "127.0.0.1:1", "--no-such-flag"][..],
+        &["watch"],
+        &["watch", "127.0.0.1:1", "--interval", "3 fortnights"],
+        &["watch", "127.0.0.1:1", "--limit", "many"],
+        &["frobnicate"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr(&output).starts_with("error:"),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
+    check(&["watch", "not a target at all"], 2, "not a target at all");
+}
+
+#[test]
+fn a_store_that_cannot_be_used() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_string_lossy().into_owned();
+    let watch = |store: &str, says: &str| {
+        check(
+            &["watch", "127.0.0.1:1", "--for", "1s", "--store", store],
+            1,
+            says,
+        );
+    };
+    std::fs::write(
+        dir.path().join("memtrace.db"),
+        "this is not a database, it is a text of some length\n".repeat(40),
+    )
+    .expect("a file");
+    watch(&path, "store");
+    watch("/proc/self/no-such-store", "store");
+
+    // A file stands where the folder should be.
+    let file = dir.path().join("a-file");
+    std::fs::write(&file, "").expect("a file");
+    watch(&file.to_string_lossy(), "store");
+}
+
+#[test]
+fn output_into_a_closed_pipe_is_no_error() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let heap = dir.path().join("heap.txt");
+    let mut text = String::from("heap profile: 1: 16 [1: 16] @ heap/1048576\n");
+    for i in 0..20_000 {
+        text += &format!("1: 16 [1: 16] @ {:#x}\n", 0x1000 + i * 16);
+    }
+    std::fs::write(&heap, text).expect("a file");
+    let mut child = memtrace()
+        .args(["top", "-n", "0"])
+        .arg(&heap)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("memtrace starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (Some(0), "")
+    );
+}

@@ -1,0 +1,236 @@
+use std::fmt;
+
+/// Why nothing of the input is usable.
+///
+/// Sorted by who must act: the one who chose the input, the one who produced it,
+/// the one who set the limits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Choose another source: this is a web page (a login form, a proxy's message).
+    #[error("this is HTML, not a profile{}", titled(.title))]
+    Html {
+        /// The page's title, empty when it has none.
+        title: String,
+    },
+    /// Choose another source: this is nothing that is known here.
+    #[error("not a profile: it starts with {start}")]
+    NotAProfile {
+        /// The first bytes, printable.
+        start: String,
+    },
+    /// Choose another source: the form is known, and it has no heap data.
+    #[error("{what} is not supported: it has no heap data")]
+    Unsupported {
+        /// What the input is.
+        what: &'static str,
+    },
+    /// Ask the producer again: there is nothing at all.
+    #[error("the profile is empty: no byte was received")]
+    Empty,
+    /// Ask the producer again: nothing before the damage is usable.
+    #[error("the profile is damaged: {what}")]
+    Damaged {
+        /// What is wrong.
+        what: String,
+    },
+    /// Split the file: profiles of one process must not be added up.
+    #[error("several profiles in one file; give them one by one")]
+    Concatenated,
+    /// Raise the limit, or distrust the input.
+    #[error("more than {limit} bytes after decompression")]
+    TooLarge {
+        /// The limit that was passed.
+        limit: u64,
+    },
+}
+
+fn titled(title: &str) -> String {
+    if title.is_empty() {
+        String::new()
+    } else {
+        format!(" (its title is {title:?})")
+    }
+}
+
+/// What was wrong with input that could be read in spite of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The compressed data end early or are corrupt; what came before was read.
+    Compression {
+        /// What the decompressor says.
+        what: String,
+    },
+    /// Reading stopped at the limit of decompressed bytes.
+    Limit {
+        /// The limit.
+        limit: u64,
+    },
+    /// The last field has fewer bytes than it announces.
+    Truncated {
+        /// Offset in the uncompressed data where the field starts.
+        offset: u64,
+    },
+    /// Bytes that are no field of a message; the rest was not read.
+    Garbage {
+        /// Offset in the uncompressed data.
+        offset: u64,
+    },
+    /// Parts that contradict themselves were left out.
+    Dropped {
+        /// What was left out.
+        what: &'static str,
+        /// How many.
+        count: u64,
+    },
+    /// References to something that is not there.
+    Dangling {
+        /// What is referred to.
+        what: &'static str,
+        /// How many references.
+        count: u64,
+    },
+    /// Two definitions of one id; the first one counts.
+    Duplicate {
+        /// What is defined twice.
+        what: &'static str,
+        /// How many definitions were ignored.
+        count: u64,
+    },
+    /// Text that is not UTF-8; the bad bytes were replaced.
+    Encoding {
+        /// How many strings.
+        count: u64,
+    },
+    /// Samples carry another number of values than there are sample types.
+    SampleTypes {
+        /// Sample types.
+        types: usize,
+        /// Values of a sample.
+        values: usize,
+    },
+    /// Lines of a text profile that make no sense; they were left out.
+    Lines {
+        /// Number of the first such line, counted from 1.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compression { what } => write!(
+                f,
+                "the compressed data are damaged ({what}); what came before was read"
+            ),
+            Self::Limit { limit } => {
+                write!(f, "reading stopped after {limit} decompressed bytes")
+            }
+            Self::Truncated { offset } => {
+                write!(f, "the profile ends within a field (at byte {offset})")
+            }
+            Self::Garbage { offset } => {
+                write!(
+                    f,
+                    "what follows byte {offset} is no profile and was not read"
+                )
+            }
+            Self::Dropped { what, count } => write!(f, "{count} {what} left out"),
+            Self::Dangling { what, count } => {
+                write!(
+                    f,
+                    "{count} references to {what} that the profile does not hold"
+                )
+            }
+            Self::Duplicate { what, count } => {
+                write!(
+                    f,
+                    "{count} {what} with an id that is taken; the first one counts"
+                )
+            }
+            Self::Encoding { count } => {
+                write!(f, "{count} strings are not UTF-8; bad bytes were replaced")
+            }
+            Self::SampleTypes { types, values } => write!(
+                f,
+                "samples have {values} values, but there are {types} sample types; \
+                 only what matches was kept"
+            ),
+            Self::Lines { first, count } => write!(
+                f,
+                "{count} lines make no sense and were left out (the first is line {first})"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line_each() {
+        let errors = [
+            Error::Html {
+                title: String::new(),
+            },
+            Error::Html {
+                title: "Sign in".into(),
+            },
+            Error::NotAProfile {
+                start: "\"PK\"".into(),
+            },
+            Error::Unsupported {
+                what: "a thread dump",
+            },
+            Error::Empty,
+            Error::Damaged {
+                what: "corrupt deflate stream".into(),
+            },
+            Error::Concatenated,
+            Error::TooLarge { limit: 5 },
+        ];
+        let warnings = [
+            Warning::Compression {
+                what: "early end".into(),
+            },
+            Warning::Limit { limit: 5 },
+            Warning::Truncated { offset: 5 },
+            Warning::Garbage { offset: 5 },
+            Warning::Dropped {
+                what: "samples",
+                count: 1,
+            },
+            Warning::Dangling {
+                what: "locations",
+                count: 1,
+            },
+            Warning::Duplicate {
+                what: "locations",
+                count: 1,
+            },
+            Warning::Encoding { count: 1 },
+            Warning::SampleTypes {
+                types: 1,
+                values: 2,
+            },
+            Warning::Lines { first: 1, count: 2 },
+        ];
+        let lines: Vec<String> = errors
+            .iter()
+            .map(ToString::to_string)
+            .chain(warnings.iter().map(ToString::to_string))
+            .collect();
+        assert_eq!(lines[0], "this is HTML, not a profile");
+        assert_eq!(
+            lines[1],
+            "this is HTML, not a profile (its title is \"Sign in\")"
+        );
+        for line in lines {
+            assert!(!line.is_empty() && !line.contains('\n'), "{line}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The life of one target.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use memtrace_analysis::leaks;
+use memtrace_analysis::series::{History, Settings};
+use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
+use memtrace_formats::pprof;
+use memtrace_model::{Event, EventKind, Gauge, Gauges, Time};
+use memtrace_store::Kind;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
+
+use crate::keeper::{Keep, KeepSender, Taken};
+use crate::ledger::Ledger;
+use crate::{Attached, Plan, Point, Summary, Update, WatchError};
+
+/// What became of one target.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) leaking: usize,
+    /// Why it could not be read at the end.
+    pub(crate) lost: Option<String>,
+}
+
+/// Watches one target until the plan's time is over, it is stopped, or its
+/// process is gone for good.
+pub(crate) async fn watch(
+    plan: Plan,
+    name: String,
+    phase: Duration,
+    updates: mpsc::Sender<Update>,
+    keeper: Option<KeepSender>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<Outcome, WatchError> {
+    let target = Target::parse(&name).map_err(CollectError::from)?;
+    let mut life = Life::attach(&plan, name, target, updates, keeper).await?;
+    life.begun().await;
+
+    let started = Instant::now();
+    let first = tokio::time::Instant::now() + phase;
+    let end = plan.duration.map(|d| first + d);
+    let mut beat = interval_at(first, plan.interval.max(Duration::from_millis(100)));
+    // After a pause (a suspended machine, a slow answer) do not catch up in a burst.
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let tick = async {
+            match end {
+                Some(end) => timeout_at(end, beat.tick()).await.is_ok(),
+                None => {
+                    beat.tick().await;
+                    true
+                }
+            }
+        };
+        let go_on = tokio::select! {
+            due = tick => due,
+            _ = stopped.wait_for(|&s| s) => false,
+        };
+        if !go_on {
+            break;
+        }
+        tokio::select! {
+            () = life.point() => {}
+            _ = stopped.wait_for(|&s| s) => break,
+        }
+        if life.gone_for_good {
+            break;
+        }
+    }
+    Ok(life.end(started.elapsed()).await)
+}
+
+struct Life {
+    name: String,
+    target: Target,
+    plan: Plan,
+    scraper: Scraper,
+    process: Option<Process>,
+    history: History,
+    ledger: Ledger,
+    updates: mpsc::Sender<Update>,
+    keeper: Option<KeepSender>,
+    profiles: u64,
+    lost: Option<String>,
+    gone_for_good: bool,
+    notes: Vec<String>,
+}
+
+impl Life {
+    async fn attach(
+        plan: &Plan,
+        name: String,
+        target: Target,
+        updates: mpsc::Sender<Update>,
+        keeper: Option<KeepSender>,
+    ) -> Result<Self, CollectError> {
+        let place = target.attach(&plan.access).await?;
+        let endpoint = place
+            .endpoint
+            .clone()
+            .ok_or_else(|| TargetError::Unrecognised { text: name.clone() })?;
+        let scraper = Scraper::new(endpoint, plan.access.clone())?;
+        let mut notes = place.notes.clone();
+        notes.extend(scraper.warnings());
+        let mut settings = Settings::every(plan.interval);
+        settings.settle = plan.settle.unwrap_or(settings.settle);
+        Ok(Self {
+            name,
+            target,
+            plan: plan.clone(),
+            scraper,
+            process: process(&place),
+            history: History::new(settings),
+            ledger: Ledger::default(),
+            updates,
+            keeper,
+            profiles: 0,
+            lost: None,
+            gone_for_good: false,
+            notes,
+        })
+    }
+
+    /// Tells what was found; nothing of the target was read yet.
+    async fn begun(&mut self) {
+        let at = now();
+        let started = self.process.as_ref().map(Process::started);
+        if let Some(started) = started {
+            self.history.started(started);
+        }
+        let how = match &self.process {
+            Some(p) => format!(
+                "{} (pid {}, {})",
+                self.scraper.endpoint(),
+                p.pid(),
+                p.name()
+            ),
+            None => self.scraper.endpoint().to_string(),
+        };
+        self.send(Update::Attached(Attached {
+            target: self.name.clone(),
+            at,
+            how,
+        }))
+        .await;
+        self.keep(Keep::Event {
+            target: self.name.clone(),
+            event: Event {
+                at,
+                kind: EventKind::Attach { started },
+            },
+        })
+        .await;
+        for text in std::mem::take(&mut self.notes) {
+            self.event(EventKind::Warning { text }).await;
+        }
+    }
+
+    /// Takes one profile and says what it means.
+    async fn point(&mut self) {
+        let mut gauges = self.process_gauges().await;
+        if self.gone_for_good {
+            return;
+        }
+        let fetched = match self.scraper.heap().await {
+            Ok(fetched) => fetched,
+            Err(error) => return self.cannot_read(error.to_string()).await,
+        };
+        let parsed = match pprof::parse(&fetched.body) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                return self
+                    .cannot_read(format!("{}: {error}", self.scraper.endpoint()))
+                    .await;
+            }
+        };
+        if self.lost.take().is_some() {
+            self.event(EventKind::Recovered).await;
+        }
+        for warning in &parsed.warnings {
+            self.event(EventKind::Warning {
+                text: warning.to_string(),
+            })
+            .await;
+        }
+        self.profiles += 1;
+        let at = fetched.started;
+        let mut profiles = vec![Taken {
+            kind: Kind::Heap,
+            profile: parsed.profile,
+            raw: fetched.body,
+        }];
+        profiles.extend(self.goroutines().await);
+
+        let mut restarted = false;
+        for taken in &profiles {
+            let profile = &taken.profile;
+            match taken.kind {
+                Kind::Heap => {
+                    if let Some(column) = profile.sample_type("inuse_space") {
+                        gauges.set(Gauge::HeapInuse, profile.total(column) as f64);
+                    }
+                    restarted |= self.history.heap(at, profile);
+                }
+                Kind::Goroutine => {
+                    gauges.set(Gauge::Goroutines, profile.total(0) as f64);
+                    self.history.goroutines(at, profile);
+                }
+            }
+        }
+        if restarted {
+            self.restarted("its counters fell".into()).await;
+        }
+        self.history.gauges(at, &gauges);
+        if self.keeper.is_some() {
+            let target = self.name.clone();
+            self.keep(Keep::Reading {
+                target,
+                at,
+                profiles,
+                gauges: gauges.clone(),
+            })
+            .await;
+        }
+        self.judge(at, gauges).await;
+    }
+
+    /// Assesses the history and tells what is new.
+    async fn judge(&mut self, at: Time, gauges: Gauges) {
+        let assessment = self.history.assess();
+        let seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
+        for finding in self.ledger.update(seen, at) {
+            self.keep(Keep::Finding(Box::new(finding.clone()))).await;
+            self.send(Update::Finding(finding)).await;
+        }
+        let point = Point {
+            target: self.name.clone(),
+            at,
+            gauges,
+            profiles: self.profiles,
+            tier: self.ledger.worst(),
+        };
+        self.send(Update::Point(point)).await;
+    }
+
+    /// The goroutine profile, where it is time for one and the endpoint has one:
+    /// without it the heap profile alone must do.
+    async fn goroutines(&mut self) -> Option<Taken> {
+        let fetched = self.scraper.goroutines().await.ok()??;
+        let profile = pprof::parse(&fetched.body).ok()?.profile;
+        Some(Taken {
+            kind: Kind::Goroutine,
+            profile,
+            raw: fetched.body,
+        })
+    }
+
+    /// Gauges of the local process; notices that it was replaced.
+    async fn process_gauges(&mut self) -> Gauges {
+        let Some(process) = &self.process else {
+            return Gauges::default();
+        };
+        match process.read() {
+            Ok(gauges) => gauges,
+            Err(_) if process.check().is_ok() => Gauges::default(),
+            Err(_) if matches!(self.target, Target::Pid(_)) => {
+                let reason = format!("process {} has ended", process.pid());
+                self.gone_for_good = true;
+                self.cannot_read(reason).await;
+                Gauges::default()
+            }
+            Err(_) => {
+                self.successor().await;
+                Gauges::default()
+            }
+        }
+    }
+
+    /// The process behind the address has gone; the same address may be served by another.
+    async fn successor(&mut self) {
+        self.process = None;
+        let Ok(place) = self.target.attach(&self.plan.access).await else {
+            return;
+        };
+        self.process = process(&place);
+        if let Some(process) = &self.process {
+            let (started, pid) = (process.started(), process.pid());
+            self.history.restart(now());
+            self.history.started(started);
+            self.restarted(format!("pid {pid} serves the address now"))
+                .await;
+        }
+    }
+
+    async fn restarted(&mut self, reason: String) {
+        self.ledger.restart();
+        self.event(EventKind::Restart { reason }).await;
+    }
+
+    async fn cannot_read(&mut self, reason: String) {
+        if self.lost.is_none() {
+            self.event(EventKind::Lost {
+                reason: reason.clone(),
+            })
+            .await;
+        }
+        self.lost = Some(reason);
+    }
+
+    async fn event(&mut self, kind: EventKind) {
+        let event = Event { at: now(), kind };
+        self.keep(Keep::Event {
+            target: self.name.clone(),
+            event: event.clone(),
+        })
+        .await;
+        self.send(Update::Event {
+            target: self.name.clone(),
+            event,
+        })
+        .await;
+    }
+
+    async fn send(&self, update: Update) {
+        // Nobody listening any more is not this target's concern.
+        let _ = self.updates.send(update).await;
+    }
+
+    async fn keep(&self, keep: Keep) {
+        if let Some(keeper) = &self.keeper {
+            // The writer has gone only when the watch is ending.
+            let _ = keeper.send(keep).await;
+        }
+    }
+
+    async fn end(self, watched: Duration) -> Outcome {
+        let findings = self.ledger.open();
+        for finding in &findings {
+            self.keep(Keep::Finding(Box::new(finding.clone()))).await;
+        }
+        let summary = Summary {
+            target: self.name.clone(),
+            watched,
+            profiles: self.profiles,
+            findings,
+        };
+        self.send(Update::Summary(summary)).await;
+        Outcome {
+            leaking: self.ledger.leaking(),
+            lost: self.lost,
+        }
+    }
+}
+
+fn process(place: &Place) -> Option<Process> {
+    place.pid.and_then(|pid| Process::open(pid).ok())
+}
+
+fn now() -> Time {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,3 @@
+module cnc
+
+go 1.21

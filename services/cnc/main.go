@@ -1,0 +1,197 @@
+// Command cnc is a small CNC controller: it reads G-code, plans and interpolates
+// it, drives simulated axes in a 1 kHz loop, and can be given one memory leak.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"cnc/internal/api"
+	"cnc/internal/events"
+	"cnc/internal/fault"
+	"cnc/internal/gcode"
+	"cnc/internal/interp"
+	"cnc/internal/job"
+	"cnc/internal/load"
+	"cnc/internal/machine"
+	"cnc/internal/planner"
+	"cnc/internal/scheduler"
+	"cnc/internal/servo"
+)
+
+//go:embed testdata/*.nc
+var testdata embed.FS
+
+type options struct {
+	listen    string
+	token     string
+	speed     int
+	load      load.Config
+	leak      fault.Kind
+	leakAfter time.Duration
+	leakRate  int64
+	keep      time.Duration // of the reports of jobs
+	history   int           // samples of the drives
+}
+
+func parseFlags(args []string) (options, error) {
+	var o options
+	var shape, leak, rate string
+	f := flag.NewFlagSet("cnc", flag.ContinueOnError)
+	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "`address` to serve on; port 0 picks a free one")
+	f.StringVar(&o.token, "pprof-token", os.Getenv("PPROF_TOKEN"), "`token` that profiles require in X-Pprof-Token (default $PPROF_TOKEN)")
+	f.IntVar(&o.speed, "speed", 20, "how much `faster` than real time the axes are simulated for jobs, 1 to 200")
+	f.Float64Var(&o.load.Rate, "load", 2000, "`blocks` a second of self load, 0 for none")
+	f.StringVar(&shape, "load-shape", "steady", "steady, ramp or sawtooth")
+	f.DurationVar(&o.load.Period, "load-period", 3*time.Minute, "`time` of one ramp or sawtooth")
+	f.IntVar(&o.load.CacheSize, "cache", 700, "`pieces` of 100 blocks that the tool-path cache keeps, 0 for none")
+	f.StringVar(&leak, "leak", "none", "none, goroutine, mapkey, slice, syncmap or closure")
+	f.DurationVar(&o.leakAfter, "leak-after", 30*time.Second, "`time` from the start to the leak")
+	f.StringVar(&rate, "leak-rate", "1MB", "`bytes` a second that leak, such as 512KB or 2MB")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	var err error
+	if o.load.Shape, err = load.ParseShape(shape); err != nil {
+		return o, err
+	}
+	if o.leak, err = fault.ParseKind(leak); err != nil {
+		return o, err
+	}
+	if o.leakRate, err = fault.ParseBytes(rate); err != nil {
+		return o, err
+	}
+	switch {
+	case f.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case o.speed < 1 || o.speed > 200:
+		return o, errors.New("-speed must be from 1 to 200")
+	case o.load.Rate < 0 || o.load.CacheSize < 0 || o.load.Period <= 0 || o.leakAfter < 0:
+		return o, errors.New("loads, sizes and times must not be negative")
+	}
+	o.load.Seed = 1
+	o.keep, o.history = 5*time.Second, 4096
+	return o, nil
+}
+
+func programs() (map[string]string, error) {
+	files, err := fs.Glob(testdata, "testdata/*.nc")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string)
+	for _, name := range files {
+		text, err := testdata.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out[strings.TrimSuffix(strings.TrimPrefix(name, "testdata/"), ".nc")] = string(text)
+	}
+	return out, nil
+}
+
+// service is the controller without its HTTP listener.
+type service struct {
+	server  *api.Server
+	machine *machine.Machine
+	traffic *load.Traffic
+	workers []func(context.Context)
+}
+
+func newService(o options) (*service, error) {
+	texts, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	mill, limits := interp.DefaultConfig(), planner.DefaultLimits()
+	flt := fault.New(o.leak, o.leakAfter, o.leakRate)
+	mach := machine.New()
+	sched := scheduler.New(mach, 250*time.Millisecond, flt)
+	loop := servo.NewLoop(limits, mill.Home)
+	history := servo.NewHistory(o.history, flt)
+	cache := gcode.NewCache(flt)
+	bus := new(events.Bus)
+	reports := job.NewReports(o.keep, flt)
+	jobs := job.NewManager(mill, limits, loop, sched, reports, bus, o.speed)
+	engine := load.NewEngine(o.load, texts, mill, limits, sched)
+	server := api.New(api.Parts{
+		Programs: texts, Jobs: jobs, Reports: reports, Bus: bus, Loop: loop, Machine: mach, Scheduler: sched,
+		Engine: engine, History: history, Cache: cache, Fault: flt, PprofToken: o.token,
+	})
+	traffic := &load.Traffic{
+		Fault: flt, Scheduler: sched, Cache: cache, Loop: loop, History: history, Reports: reports, Bus: bus,
+		Watch: server.Watch,
+	}
+	return &service{server, mach, traffic, []func(context.Context){
+		loop.Run, jobs.Run, engine.Run, traffic.Run, flt.Arm,
+	}}, nil
+}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parseFlags(args)
+	if err != nil {
+		return err
+	}
+	s, err := newService(o)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return err
+	}
+	// Profiles tell much about a program: beyond this machine only with a token.
+	s.server.PprofOff = o.token == "" && !api.Loopback(listener.Addr())
+	fmt.Printf("listening http://%s pid %d\n", listener.Addr(), os.Getpid())
+
+	work, stop := context.WithCancel(context.Background())
+	defer stop()
+	var wg sync.WaitGroup
+	for _, worker := range s.workers {
+		worker := worker
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			worker(work)
+		}()
+	}
+	web := &http.Server{Handler: s.server, ReadHeaderTimeout: 10 * time.Second}
+	failed := make(chan error, 1)
+	go func() { failed <- web.Serve(listener) }()
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if web.Shutdown(grace) != nil {
+			err = web.Close()
+		}
+	}
+	stop()
+	s.machine.Close()
+	wg.Wait()
+	return err
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	switch err := run(ctx, os.Args[1:]); {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "cnc:", err)
+		os.Exit(1)
+	}
+}

