@@ -32,7 +32,7 @@ pub(crate) fn run(pairs: u32, seconds: u64, interval: &str) -> Outcome {
     let (mut on, mut off) = (Histogram::new(), Histogram::new());
     let mut ratios = Vec::new();
     for pair in 0..pairs {
-        let mut turn = |watched: bool| -> Outcome<Histogram> {
+        let turn = |watched: bool| -> Outcome<Histogram> {
             let watch = watched
                 .then(|| {
                     Command::new(&memtrace)

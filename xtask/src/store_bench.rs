@@ -6,7 +6,7 @@
 //! replayed as 100 targets × 24 h × 30 s. A recording is minutes long and a day is
 //! not, so a replay goes round: in each round the sampled allocation counts go on
 //! from where the round before ended (what was allocated between the first and the
-//! last profile is added per round, scaled as the Go runtime scales), so that the
+//! last profile is added per round, and one step more, scaled as the Go runtime scales), so that the
 //! counters never repeat. Live values repeat; a fall at the seam stands for the end
 //! of a leak. Nothing is extrapolated: every snapshot is written.
 
@@ -32,10 +32,12 @@ const START: i64 = 1_767_225_600_000;
 /// Profiles of each recording.
 const PROFILES: usize = 60;
 const KILLS: usize = 100;
-/// Blocks a second of self load, ten times the controller's own default: the
-/// allocations of 30 s of ordinary life happen between two scrapes.
+/// Blocks a second of self load, ten times the controller's own default.
 const LOAD: &str = "20000";
 const SCRAPE: Duration = Duration::from_millis(1500);
+/// The replay takes every second profile: 3 s at ten times the load allocate what 30 s
+/// of ordinary life do.
+const STRIDE: usize = 2;
 const LEAKS: [&str; 6] = ["none", "goroutine", "mapkey", "slice", "syncmap", "closure"];
 /// Set in the child that is killed: the folder of its store.
 const CHILD: &str = "MEMTRACE_STORE_BENCH_CHILD";
@@ -190,7 +192,14 @@ fn load(folder: &Path) -> Outcome<Vec<Scrape>> {
     for scrape in &mut all {
         scrape.rounds = counts(&scrape.profile)
             .into_iter()
-            .map(|(key, size, _)| (size, gain.get(&(key, size)).copied().unwrap_or(0).max(0)))
+            .map(|(key, size, _)| {
+                let gain = gain.get(&(key, size)).copied().unwrap_or(0).max(0);
+                // One step more: from the last profile to the first of the next round.
+                (
+                    size,
+                    gain + (gain as u64).div_ceil(PROFILES as u64 - 1) as i64,
+                )
+            })
             .collect();
     }
     Ok(all)
@@ -276,17 +285,18 @@ fn describe(recordings: &[Vec<Scrape>]) -> String {
     let rows: usize = all().map(|s| s.profile.len()).sum();
     let (mut moved, mut pairs) = (0, 0);
     for r in recordings {
-        for w in r.windows(2) {
-            let old: HashMap<_, _> = rows_of(&w[0].profile);
-            let new = rows_of(&w[1].profile);
+        for w in r.windows(STRIDE + 1) {
+            let old = rows_of(&w[0].profile);
+            let new = rows_of(&w[STRIDE].profile);
             moved += new.iter().filter(|(k, v)| old.get(*k) != Some(*v)).count();
             pairs += 1;
         }
     }
     let n = all().count().max(1);
     format!(
-        "Recorded: {n} heap profiles of the CNC controller ({}), {LOAD} blocks/s, one every {:.1} s; \
-         on average {} samples, {} bytes gzip, {} samples changed since the profile before.\n",
+        "Recorded: {n} heap profiles of the CNC controller ({}), {LOAD} blocks/s, one every {:.1} s, \
+         on average {} samples, {} bytes gzip. Replayed is every second one; \
+         {} samples change from one to the next on average.\n",
         LEAKS.join(", "),
         SCRAPE.as_secs_f64(),
         rows / n,
@@ -342,7 +352,7 @@ fn replay(dir: &Path, recordings: &[Vec<Scrape>], text: &mut String) -> Outcome 
             .map(|(t, own)| {
                 let recording = &recordings[t % recordings.len()];
                 // Each target begins at another place.
-                let place = tick + t * 7;
+                let place = tick * STRIDE + t * 7;
                 let i = place % recording.len();
                 let round = (place / recording.len()) as i64;
                 go_on(&mut own[i], &recording[i], round, at);

@@ -1,6 +1,8 @@
 //! Whatever is wrong with the target, the file, the store or the command line:
 //! one clear line on stderr, the right exit code, nothing lost.
 
+#![allow(clippy::panic)] // that is how a test fails
+
 mod common;
 
 use std::io::{Read, Write};
@@ -99,7 +101,7 @@ fn the_host_does_not_exist() {
 
 #[test]
 fn no_such_process() {
-    check(&["watch", "4194305"], 3, "no such process");
+    check(&["watch", "4194305"], 3, "no process with pid 4194305");
 }
 
 #[test]

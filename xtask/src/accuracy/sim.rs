@@ -429,11 +429,11 @@ fn fill(part: &Part, density: f64, load: &[f64], offset: f64, bins: &mut Bins, r
             from,
         } => {
             let (mut held, mut sampled) = (0.0f64, 0u64);
-            for i in 0..n {
+            for (i, load) in load.iter().enumerate().take(n) {
                 if offset + i as f64 * dt < *from {
                     continue;
                 }
-                let missed = rate * load[i] * dt * (1.0 - held / keys).max(0.0);
+                let missed = rate * load * dt * (1.0 - held / keys).max(0.0);
                 let missed = missed.min(keys - held.min(*keys));
                 let evicted = (held + missed - bytes).max(0.0);
                 let born = rng.poisson(missed * density);
@@ -453,10 +453,10 @@ fn fill(part: &Part, density: f64, load: &[f64], offset: f64, bins: &mut Bins, r
             const CLASSES: usize = 40;
             let mut held = [0.0f64; CLASSES];
             let edge = |c: usize| keys.powf(c as f64 / CLASSES as f64);
-            for i in 0..n {
+            for (i, load) in load.iter().enumerate().take(n) {
                 for (c, h) in held.iter_mut().enumerate() {
                     let size = edge(c + 1) - edge(c);
-                    let asked = rate * load[i] * dt / CLASSES as f64;
+                    let asked = rate * load * dt / CLASSES as f64;
                     let fresh = (size - *h) * (1.0 - (-asked / size).exp());
                     *h += fresh;
                     let born = rng.poisson(fresh * density);

@@ -95,8 +95,9 @@ pub(crate) fn enclosing(function: &str) -> &str {
             .strip_prefix("func")
             .or(last.strip_prefix("gowrap"))
             .unwrap_or(last);
-        let is_closure =
-            !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+        // The body of a range-over-func loop is `func2-range1`.
+        let number = number.split('-').next().unwrap_or(number);
+        let is_closure = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         if !is_closure || outer.is_empty() {
             break;
         }

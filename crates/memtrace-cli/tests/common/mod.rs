@@ -1,5 +1,6 @@
 //! Real services and the real program, for the end-to-end tests.
-#![allow(dead_code)] // each test file uses its part
+// Each test file uses its part, and a test may panic.
+#![allow(dead_code, unreachable_pub, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
