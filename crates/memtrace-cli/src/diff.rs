@@ -96,9 +96,9 @@ fn draw(lines: &str, title: &str, unit: &str) -> Result<Vec<u8>, Failure> {
 fn html(table: &Top, kind: &str, picture: &[u8], args: &DiffArgs) -> String {
     let mut rows = String::new();
     for row in table.rows.iter().take(500) {
-        let _ = write!(
+        let _ = writeln!(
             rows,
-            "<tr><td>{}</td><td>{}</td><td class=name>{}</td></tr>\n",
+            "<tr><td>{}</td><td>{}</td><td class=name>{}</td></tr>",
             signed(row.flat),
             signed(row.cum),
             escape(&row.name)

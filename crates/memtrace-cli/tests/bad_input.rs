@@ -153,10 +153,7 @@ fn a_zip_bomb() {
     for _ in 0..3072 {
         packed.write_all(&zeros).expect("memory takes it");
     }
-    check_body(
-        packed.finish().expect("memory takes it"),
-        "unpacks to more than",
-    );
+    check_body(packed.finish().expect("memory takes it"), "not a profile");
 }
 
 #[test]

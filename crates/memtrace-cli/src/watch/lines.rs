@@ -9,7 +9,6 @@ use super::{View, words};
 use crate::units::bytes;
 
 /// Plain lines on stdout.
-#[derive(Default)]
 pub(super) struct Lines;
 
 impl View for Lines {

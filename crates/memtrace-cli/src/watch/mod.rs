@@ -40,7 +40,7 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     } else if io::stdout().is_terminal() {
         Box::new(screen::Screen::open()?)
     } else {
-        Box::new(lines::Lines::default())
+        Box::new(lines::Lines)
     };
     let plan = plan(args);
     let ended = runtime.block_on(drive(plan, view.as_mut(), fail_on_leak));
