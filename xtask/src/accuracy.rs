@@ -6,7 +6,10 @@
 //! same [`History`] as in `memtrace watch`, which decides anew at every point.
 
 mod families;
+mod judge;
 mod sim;
+mod tune;
+mod tune_more;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -15,8 +18,11 @@ use memtrace_analysis::series::{History, Settings, StackGrowth};
 use memtrace_model::Tier;
 use rayon::prelude::*;
 
-use families::{Case, Family, JUDGE, TUNE, Truth, fast_leak};
+use families::{Case, Family, Truth, fast_leak};
+use judge::JUDGE;
 use sim::{Rng, START, Simulated, profile, simulate, time};
+use tune::TUNE;
+use tune_more::TUNE_MORE;
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,7 +45,7 @@ pub struct Options {
 }
 
 const SEED_TUNE: u64 = 20_260_101;
-const SEED_JUDGE: u64 = 77_003_911;
+const SEED_JUDGE: u64 = 31_415_926;
 const LEAKS: usize = 1_000;
 const HEALTHY: usize = 1_100;
 const SLOW: usize = 80;
@@ -53,7 +59,11 @@ pub fn run(options: &Options) -> Result<(), String> {
     let begun = Instant::now();
     let mut text = String::new();
     let mut failed = Vec::new();
-    for (name, families, seed) in [("tune", TUNE, SEED_TUNE), ("judge", JUDGE, SEED_JUDGE)] {
+    let tune: Vec<&Family> = TUNE.iter().chain(TUNE_MORE).collect();
+    for (name, families, seed) in [
+        ("tune", tune, SEED_TUNE),
+        ("judge", JUDGE.iter().collect(), SEED_JUDGE),
+    ] {
         if options.set != name && options.set != "both" {
             continue;
         }
@@ -116,12 +126,12 @@ struct Outcome {
 }
 
 struct Measured {
-    families: &'static [Family],
+    families: Vec<&'static Family>,
     outcomes: Vec<Outcome>,
     fast: Vec<Outcome>,
 }
 
-fn measure(families: &'static [Family], seed: u64, options: &Options) -> Measured {
+fn measure(families: Vec<&'static Family>, seed: u64, options: &Options) -> Measured {
     let scale = |n: usize| if options.quick { n / 12 } else { n };
     let mut jobs = Vec::new();
     for (truth, total) in [
@@ -159,7 +169,7 @@ fn measure(families: &'static [Family], seed: u64, options: &Options) -> Measure
             let series = simulate(&case.scenario, &mut rng);
             let outcome = follow(i, families[i].truth, &case, &series, k % WHOLE == 0);
             if options.wrong {
-                report_wrong(&families[i], k, &outcome, &case);
+                report_wrong(families[i], k, &outcome, &case);
             }
             outcome
         })

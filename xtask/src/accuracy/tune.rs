@@ -1,9 +1,9 @@
 //! The families of the tuning set.
 
 use super::families::{
-    Case, DAY, Family, HOUR, KB, MB, Truth, case, churn, daily, endless, healthy, hit_rate, leak, size,
+    DAY, Family, HOUR, KB, MB, Truth, case, churn, daily, endless, healthy, hit_rate, leak, size,
 };
-use super::sim::{Lifetime, Part, Rng, Scenario};
+use super::sim::{Lifetime, Part, Scenario};
 
 /// The families of the tuning set.
 pub const TUNE: &[Family] = &[
@@ -281,14 +281,14 @@ pub const TUNE: &[Family] = &[
             let z = size(r);
             let keys = r.log_range(5.0, 400.0) * MB;
             let bytes = keys * r.range(0.3, 1.5);
-            // 95 % of what it will hold within 20 minutes.
-            let rate = keys / r.range(60.0, 400.0);
+            let jitter = r.range(0.02, 0.4);
+            let rate = hit_rate(keys, r.range(0.1, 1.0), jitter);
             let from = if r.chance(0.5) {
                 r.range(0.0, 12.0) * HOUR
             } else {
                 -3.0 * HOUR
             };
-            let s = Scenario::new(DAY).part(
+            let mut s = Scenario::new(DAY).part(
                 Part::Hits {
                     bytes,
                     keys,
@@ -297,6 +297,7 @@ pub const TUNE: &[Family] = &[
                 },
                 z,
             );
+            s.load.jitter = Some((jitter, r.range(30.0, 900.0)));
             healthy(r, s)
         },
     },
@@ -370,4 +371,3 @@ pub const TUNE: &[Family] = &[
         },
     },
 ];
-

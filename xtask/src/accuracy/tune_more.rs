@@ -2,9 +2,9 @@
 //! and used for tuning since.
 
 use super::families::{
-    Case, DAY, Family, HOUR, KB, MB, Truth, case, churn, daily, endless, healthy, hit_rate, leak, size,
+    DAY, Family, HOUR, KB, MB, Truth, case, churn, daily, endless, healthy, hit_rate, leak, size,
 };
-use super::sim::{Lifetime, Part, Rng, Scenario};
+use super::sim::{Lifetime, Part, Scenario};
 
 /// The families.
 pub const TUNE_MORE: &[Family] = &[
@@ -334,11 +334,13 @@ pub const TUNE_MORE: &[Family] = &[
                     },
                     z,
                 );
+            let jitter = r.range(0.02, 0.4);
             for part in &mut s.parts {
                 if let Part::Hits { keys, rate, .. } = &mut part.0 {
-                    *rate = *keys / r.range(30.0, 400.0);
+                    *rate = hit_rate(*keys, r.range(0.1, 1.0), jitter);
                 }
             }
+            s.load.jitter = Some((jitter, r.range(30.0, 900.0)));
             let mut t = 0.0;
             while {
                 t += r.log_range(0.2, 8.0) * HOUR;
@@ -376,13 +378,14 @@ pub const TUNE_MORE: &[Family] = &[
             let z = size(r);
             let keys = r.log_range(5.0, 300.0) * MB;
             let bytes = keys * r.range(0.2, 1.5);
-            let rate = keys / r.range(30.0, 400.0);
+            let jitter = r.range(0.02, 0.4);
+            let rate = hit_rate(keys, r.range(0.1, 1.0), jitter);
             let from = if r.chance(0.5) {
                 r.range(0.0, 16.0) * HOUR
             } else {
                 -3.0 * HOUR
             };
-            let s = Scenario::new(DAY)
+            let mut s = Scenario::new(DAY)
                 .part(
                     Part::Hits {
                         bytes,
@@ -399,6 +402,7 @@ pub const TUNE_MORE: &[Family] = &[
                     ),
                     z,
                 );
+            s.load.jitter = Some((jitter, r.range(30.0, 900.0)));
             healthy(r, s)
         },
     },
@@ -493,4 +497,3 @@ pub const TUNE_MORE: &[Family] = &[
         },
     },
 ];
-

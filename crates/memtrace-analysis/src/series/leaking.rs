@@ -2,7 +2,7 @@
 
 use statkit::count::z_score;
 use statkit::dist::{normal_tail, student_tail};
-use statkit::trend::least_squares;
+use statkit::trend::{least_squares, robust_deviation};
 
 use super::store::{Column, Lane};
 use super::window::{BLOCKS, SPANS, Window};
@@ -20,8 +20,8 @@ const T_MIXED: f64 = 11.0;
 /// How growth must be spread over the window, survivors proved.
 const COHORT: Spread = Spread {
     share: 0.3,
-    z: 2.5,
-    pace: 0.25,
+    z: 3.0,
+    pace: 0.35,
 };
 /// The same for churn at the same stack, where less is proved.
 const MIXED: Spread = Spread {
@@ -144,6 +144,12 @@ fn mixed(lane: &Lane, w: &Window, column: &Column, settle: f64) -> Option<Leak> 
     {
         return None;
     }
+    // What is alive at the start must have been born where we could see it, or
+    // long enough after the process began: a cold start grows whatever it does.
+    let rate = f64::from(cells[Q].births - cells[0].births) / (w.seconds / 4.0);
+    if !w.knows_births_before() && (column.born_before() as f64) < 1.5 * rate * settle {
+        return None;
+    }
     let births = w.birth_rates(lane, column, &cells, settle);
     // By how much load multiplied, block by block: the largest over the lags.
     // Load that falls explains nothing: misses of a filling cache fall too.
@@ -201,20 +207,18 @@ fn mixed(lane: &Lane, w: &Window, column: &Column, settle: f64) -> Option<Leak> 
 }
 
 /// Share of the `live` objects that are others at the next profile: half the
-/// mean square of the steps, the variance of a count renewed every time, less a
-/// margin for its own error.
+/// variance of the steps, the variance of a count renewed every time, less a
+/// margin for its own error. The variance is a robust one: batches freed at once
+/// are no renewal.
 fn brief_share(column: &Column, from: usize, to: usize, live: f64) -> f64 {
-    let n = to.saturating_sub(from);
-    if n < 4 || live < 1.0 {
+    if to < from + 8 || live < 1.0 {
         return 0.0;
     }
-    let squares: f64 = (from..to)
-        .map(|i| {
-            let step = f64::from(column.at(i + 1).live) - f64::from(column.at(i).live);
-            step * step
-        })
-        .sum();
-    (0.8 * squares / (2.0 * n as f64) / live).min(0.95)
+    let steps: Vec<f64> = (from..to)
+        .map(|i| f64::from(column.at(i + 1).live) - f64::from(column.at(i).live))
+        .collect();
+    let variance = robust_deviation(&steps).powi(2) / 2.0;
+    (0.8 * variance / live).min(0.95)
 }
 
 fn corrected(p: f64) -> f64 {

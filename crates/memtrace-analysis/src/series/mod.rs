@@ -278,9 +278,9 @@ impl History {
             return Vec::new();
         }
         let settle = self.settings.settle.as_secs_f64();
-        let windows = window::Window::all(lane, settle);
         // A process that has just begun grows by its nature.
         let settled = self.started.map(|s| s.plus(self.settings.settle / 2));
+        let windows = window::Window::all(lane, settle, settled);
         let spans = growing::Spans::of(lane, settle, settled);
         let heap = &self.heap;
         let load = |point: usize| process_load(heap, lane, point, settle);

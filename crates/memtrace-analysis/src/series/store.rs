@@ -63,6 +63,11 @@ impl Column {
             .unwrap_or_default()
     }
 
+    /// Sampled objects born before the first cell, since the process began.
+    pub(super) fn born_before(&self) -> u64 {
+        if self.counted { self.base } else { 0 }
+    }
+
     pub(super) fn last(&self) -> Cell {
         self.cells.last().copied().unwrap_or_default()
     }
@@ -83,17 +88,24 @@ pub(super) struct Lane {
     pub columns: HashMap<StackKey, Column>,
     /// Stacks never seen alive, with their counter: they cost no column.
     dormant: HashMap<StackKey, u64>,
-    counter: u64,
     seen: Vec<StackKey>,
 }
 
 impl Lane {
-    /// Whether the allocation counters stand lower than before: the process was
-    /// restarted between the two profiles.
+    /// Whether allocation counters stand lower than before, which no process does
+    /// to itself: it was restarted between the two profiles. Stacks that are
+    /// missing do not count, a profile may be cut short.
     pub(super) fn counters_fell(&self, rows: &[Row]) -> bool {
-        let now: u64 = rows.iter().filter_map(|r| r.births).sum();
-        // Stacks may vanish from a truncated profile; only a large fall counts.
-        !self.times.is_empty() && self.counter >= 8 && now < self.counter / 2
+        let mut lower = 0u64;
+        for row in rows {
+            let (Some(now), Some(column)) = (row.births, self.columns.get(&row.key)) else {
+                continue;
+            };
+            let before = column.base + u64::from(column.last().births);
+            // One sample may be lost to the rounding of the scaled counts.
+            lower += before.saturating_sub(now).saturating_sub(1 + before / 1000);
+        }
+        lower >= 3
     }
 
     /// Appends one profile. Rows of one stack must have been added up.
@@ -106,7 +118,6 @@ impl Lane {
         let dt = self.times.last().map_or(0.0, |&last| at.since(last));
         self.times.push(at);
         self.totals.push(rows.iter().map(weigh).sum());
-        self.counter = rows.iter().filter_map(|r| r.births).sum();
         self.seen.clear();
         let mut born = 0.0;
         for row in rows {

@@ -44,8 +44,9 @@ pub(super) struct Window {
 impl Window {
     /// The windows of a lane for settle horizon `settle` (seconds), the shortest
     /// first. A window the axis does not reach back to, or too short for its
-    /// blocks to differ, is left out.
-    pub(super) fn all(lane: &Lane, settle: f64) -> Vec<Self> {
+    /// blocks to differ, is left out, and so is one
+    /// that begins before `settled_from`, the end of the warm-up.
+    pub(super) fn all(lane: &Lane, settle: f64, settled_from: Option<Time>) -> Vec<Self> {
         let (Some(&first), Some(&now)) = (lane.times.first(), lane.times.last()) else {
             return Vec::new();
         };
@@ -86,6 +87,9 @@ impl Window {
                         .then(|| ends.map(Option::unwrap_or_default))
                 })
                 .collect();
+            if settled_from.is_some_and(|t| lane.times[marks[0]] < t) {
+                break;
+            }
             windows.push(Self {
                 marks,
                 seconds: now.since(lane.times[marks[0]]),
