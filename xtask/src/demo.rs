@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::tools::{Outcome, build_cnc, build_memtrace, target_dir};
 
 const INTERVAL_S: u64 = 5;
-const WATCH_S: u64 = 180;
-const LEAK_AFTER: &str = "60s";
+const WATCH_S: u64 = 225;
+const LEAK_AFTER: &str = "30s";
 const LEAK_RATE: &str = "2MB";
 
 /// Starts the CNC controller with a leak (or without), watches it for three

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod harm;
 mod pprof_bench;
+mod replay;
 mod store_bench;
 mod tidy;
 mod tools;
@@ -54,6 +55,11 @@ enum Verb {
         #[command(subcommand)]
         what: Bench,
     },
+    /// What watch would say about the readings in a store: for work on the analysis
+    Replay {
+        /// Folder of a store that `memtrace watch --store` wrote
+        store: std::path::PathBuf,
+    },
     /// Run every fuzz target for a while
     Fuzz {
         /// Seconds for each target
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
                     interval,
                 },
         } => harm::run(pairs, seconds, &interval),
+        Verb::Replay { store } => replay::run(&store),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {

@@ -20,10 +20,25 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Cargo as it runs us.
+/// Cargo as it runs us, without what it told us of ourselves: build scripts that
+/// read those variables would run again each time.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let ours = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ];
+        if name
+            .to_str()
+            .is_some_and(|n| ours.iter().any(|o| n.starts_with(o)))
+        {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -13,7 +13,12 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
+use crate::runtime_calls;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
+
+/// The text form of a heap profile stops the world for its memory statistics:
+/// never more often than this.
+const CALLS_GAP: Duration = Duration::from_secs(60);
 
 /// What became of one target.
 #[derive(Debug, Default)]
@@ -84,6 +89,8 @@ struct Life {
     profiles: u64,
     lost: Option<String>,
     gone_for_good: bool,
+    /// When calls into the runtime were asked for.
+    asked: Option<Instant>,
     notes: Vec<String>,
 }
 
@@ -118,6 +125,7 @@ impl Life {
             profiles: 0,
             lost: None,
             gone_for_good: false,
+            asked: None,
             notes,
         })
     }
@@ -229,6 +237,9 @@ impl Life {
     /// Assesses the history and tells what is new.
     async fn judge(&mut self, at: Time, gauges: Gauges) {
         let assessment = self.history.assess();
+        if self.history.hides_calls(&assessment) {
+            self.learn_calls().await;
+        }
         let seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
         for finding in self.ledger.update(seen, at) {
             self.keep(Keep::Finding(Box::new(finding.clone()))).await;
@@ -242,6 +253,17 @@ impl Life {
             tier: self.ledger.worst(),
         };
         self.send(Update::Point(point)).await;
+    }
+
+    /// Asks once for what the stacks found call in the runtime. Where the service
+    /// does not tell, the verdict does without.
+    async fn learn_calls(&mut self) {
+        if self.asked.is_some_and(|at| at.elapsed() < CALLS_GAP) {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        let calls = runtime_calls::fetch(&mut self.scraper).await;
+        self.history.runtime_calls(&calls.unwrap_or_default());
     }
 
     /// The goroutine profile, where it is time for one and the endpoint has one:

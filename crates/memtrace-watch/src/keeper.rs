@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use memtrace_model::{Event, EventKind, Finding, Gauges, Profile, Time};
 use memtrace_store::{Kind, Options, Reading, Snapshot, Store, StoreError};
@@ -34,25 +35,38 @@ pub(crate) struct Taken {
 /// Where targets send what is to be kept. A full queue drops nothing: the target waits.
 pub(crate) type KeepSender = mpsc::Sender<Keep>;
 
-/// The writer.
+/// The writer. It ends when the last sender is gone; so it keeps none itself.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    sender: KeepSender,
     thread: JoinHandle<()>,
 }
+
+/// How often old data is thinned out and given up.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Opens the store in `dir` and begins to write what is sent. A write that
     /// fails is told as a warning once; later ones are tried again, so that a disk
     /// that was full goes on being used when there is room.
-    pub(crate) fn open(dir: &Path, updates: mpsc::Sender<Update>) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        dir: &Path,
+        updates: mpsc::Sender<Update>,
+    ) -> Result<(Self, KeepSender), StoreError> {
         let mut store = Store::create_or_open(dir, Options::default())?;
         let (sender, mut queue) = mpsc::channel::<Keep>(64);
         let thread = std::thread::spawn(move || {
             let mut failing = false;
+            let mut maintained = Instant::now();
             while let Some(keep) = queue.blocking_recv() {
                 let (target, at) = keep.whose();
-                match write(&mut store, keep) {
+                let written = write(&mut store, keep).and_then(|()| {
+                    if maintained.elapsed() >= MAINTAIN_EVERY {
+                        maintained = Instant::now();
+                        store.maintain(at)?;
+                    }
+                    Ok(())
+                });
+                match written {
                     Ok(()) => failing = false,
                     Err(_) if failing => {}
                     Err(error) => {
@@ -68,17 +82,12 @@ impl Keeper {
                 }
             }
         });
-        Ok(Self { sender, thread })
-    }
-
-    pub(crate) fn sender(&self) -> KeepSender {
-        self.sender.clone()
+        Ok((Self { thread }, sender))
     }
 
     /// Waits until everything sent is written.
     pub(crate) async fn close(self) {
-        drop(self.sender);
-        // The thread ends when the last sender is gone; a panic in it is told by its own message.
+        // A panic in the thread is told by its own message.
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
     }
 }

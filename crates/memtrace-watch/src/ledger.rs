@@ -28,10 +28,16 @@ impl Ledger {
             entry.quiet += 1;
         }
         for finding in seen {
-            match self.entries.iter_mut().find(|e| same(&e.finding, &finding)) {
+            // The same culprit; else one that called it or was called: a verdict
+            // sharpens as more of its stacks show.
+            let known = self.position(|e| same(&e.finding, &finding));
+            let known =
+                known.or_else(|| self.position(|e| e.quiet > 0 && sharpened(&e.finding, &finding)));
+            match known.map(|i| &mut self.entries[i]) {
                 Some(entry) => {
                     let changed = entry.finding.tier != finding.tier
-                        || entry.finding.pattern != finding.pattern;
+                        || entry.finding.pattern != finding.pattern
+                        || entry.finding.culprit != finding.culprit;
                     self.leaking += usize::from(
                         finding.tier == Tier::Leaking && entry.finding.tier != Tier::Leaking,
                     );
@@ -60,6 +66,10 @@ impl Ledger {
         news
     }
 
+    fn position(&self, is: impl Fn(&Entry) -> bool) -> Option<usize> {
+        self.entries.iter().position(is)
+    }
+
     /// The open findings with their newest numbers, rank 1 first.
     pub(crate) fn open(&self) -> Vec<Finding> {
         let mut open: Vec<Finding> = self.entries.iter().map(|e| e.finding.clone()).collect();
@@ -85,13 +95,22 @@ impl Ledger {
 
 /// Whether two findings speak of the same cause: the same culprit seen by the same means.
 fn same(a: &Finding, b: &Finding) -> bool {
-    let function = |f: &Finding| {
-        f.culprit
-            .as_ref()
-            .or(f.stack.first())
-            .map(|c| c.function.clone())
+    a.source == b.source && culprit(a) == culprit(b)
+}
+
+/// Whether one of two culprits called the other.
+fn sharpened(a: &Finding, b: &Finding) -> bool {
+    let passes = |f: &Finding, function: Option<&str>| {
+        f.stack
+            .iter()
+            .any(|g| Some(g.function.as_str()) == function)
     };
-    a.source == b.source && function(a) == function(b)
+    a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a)))
+}
+
+fn culprit(f: &Finding) -> Option<&str> {
+    let frame = f.culprit.as_ref().or(f.stack.first());
+    frame.map(|c| c.function.as_str())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod engine;
 mod keeper;
 mod ledger;
+mod runtime_calls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -161,7 +162,7 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
             error,
         })
     };
-    let keeper = plan.store.as_ref().map(open).transpose()?;
+    let (keeper, keep) = plan.store.as_ref().map(open).transpose()?.unzip();
     let (stop, stopped) = watch::channel(false);
     let mut targets = JoinSet::new();
     let count = plan.targets.len().max(1) as u32;
@@ -173,7 +174,7 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
             target.clone(),
             phase,
             sender.clone(),
-            keeper.as_ref().map(keeper::Keeper::sender),
+            keep.clone(),
             stopped.clone(),
         ));
     }

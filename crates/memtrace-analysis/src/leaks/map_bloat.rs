@@ -8,9 +8,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     if site.kind != SampleKind::Heap {
         return None;
     }
-    let stack = site
-        .stacks()
-        .find(|s| symbols::callee_frames(s).any(assigns_to_map))?;
+    let stack = site.container(assigns_to_map, is_concurrent_map)?;
     let owner = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
     let concurrent = symbols::callee_frames(stack).any(is_concurrent_map);
     let kind = if concurrent { "sync.Map" } else { "map" };

@@ -52,6 +52,10 @@ struct Member<'a> {
 /// any blocking call needs is more; this is the sure part).
 const GOROUTINE_STACK: f64 = 2048.0;
 
+/// Average size of the parts of one large container, bytes at least: a table of
+/// Go's maps holds up to 1,024 entries, a slice is one array.
+const LARGE_PART: u64 = 4096;
+
 impl<'a> Site<'a> {
     fn new(kind: SampleKind, members: Vec<Member<'a>>) -> Self {
         let mut site = Self {
@@ -74,6 +78,19 @@ impl<'a> Site<'a> {
             site.live_bytes += member.live_bytes();
         }
         site
+    }
+
+    /// The stack, of those that grow most, in which a container itself grows: what
+    /// the culprit calls `grows` it, and its parts are large. Many small containers
+    /// are objects like any other. In a container whose parts are `small` the size
+    /// tells nothing.
+    fn container(&self, grows: fn(&str) -> bool, small: fn(&str) -> bool) -> Option<&'a [Frame]> {
+        let large = |m: &Member<'_>| {
+            m.growth.live_bytes >= LARGE_PART * m.growth.live_objects.max(1)
+                || symbols::callee_frames(m.stack).any(small)
+        };
+        let found = |m: &&Member<'_>| symbols::callee_frames(m.stack).any(grows) && large(m);
+        self.members.iter().find(found).map(|m| m.stack)
     }
 
     /// Every stack of the site, the one that grows most first.
@@ -127,6 +144,12 @@ impl Member<'_> {
         symbols::culprit(self.stack).map(|f| f.function.as_str())
     }
 
+    /// How many frames the culprit called down to the allocation.
+    fn culprit_depth(&self) -> Option<usize> {
+        let culprit = symbols::culprit(self.stack)?;
+        self.stack.iter().position(|f| std::ptr::eq(f, culprit))
+    }
+
     fn calls_through(&self, function: &str) -> bool {
         self.stack.iter().any(|f| f.function == function)
     }
@@ -142,19 +165,18 @@ pub fn findings(
     target: &str,
     now: Time,
 ) -> Vec<Finding> {
-    let members: Vec<Member<'_>> = assessment
-        .stacks
-        .iter()
-        .map(|growth| Member {
-            growth,
-            stack: history.frames(growth.key),
-        })
-        .collect();
+    let member = |growth| Member {
+        growth,
+        stack: history.frames(growth.key),
+    };
     let exhaustion = history.exhaustion(assessment, limit);
-    let mut found: Vec<Finding> = sites(members)
-        .iter()
-        .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
-        .collect();
+    let mut found: Vec<Finding> = sites(
+        assessment.stacks.iter().map(member).collect(),
+        assessment.companions.iter().map(member).collect(),
+    )
+    .iter()
+    .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
+    .collect();
     found.sort_by(|a, b| {
         b.tier
             .cmp(&a.tier)
@@ -168,8 +190,9 @@ pub fn findings(
 
 /// Puts together what grows for one reason: stacks with the same culprit; what a
 /// growing function's callees allocate, with that function; what the heap holds
-/// for piled-up goroutines, with those goroutines.
-fn sites(members: Vec<Member<'_>>) -> Vec<Site<'_>> {
+/// for piled-up goroutines, with those goroutines. `companions` found no verdict of
+/// their own: they only add to a site.
+fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<'a>> {
     let (goroutines, heap): (Vec<_>, Vec<_>) = members
         .into_iter()
         .partition(|m| m.growth.source == SampleKind::Goroutine);
@@ -194,13 +217,7 @@ fn sites(members: Vec<Member<'_>>) -> Vec<Site<'_>> {
     // A growing stack that passes through another's culprit was called by it. The
     // outermost culprits come first, so that a chain ends up in one group.
     let mut heap = heap;
-    heap.sort_by_key(|m| {
-        m.stack.len()
-            - m.stack
-                .iter()
-                .position(|f| Some(f.function.as_str()) == m.culprit())
-                .unwrap_or(0)
-    });
+    heap.sort_by_key(|m| m.stack.len() - m.culprit_depth().unwrap_or(0));
     for member in heap {
         let together = groups.iter_mut().find(|(kind, group)| match kind {
             SampleKind::Goroutine => serves_goroutine(&member, &group[0]),
@@ -213,6 +230,15 @@ fn sites(members: Vec<Member<'_>>) -> Vec<Site<'_>> {
         match together {
             Some((_, group)) => group.push(member),
             None => groups.push((SampleKind::Heap, vec![member])),
+        }
+    }
+    for companion in companions {
+        let owner = groups.iter_mut().find(|(kind, group)| match kind {
+            SampleKind::Goroutine => serves_goroutine(&companion, &group[0]),
+            _ => group.iter().any(|m| one_job(&companion, m)),
+        });
+        if let Some((_, group)) = owner {
+            group.push(companion);
         }
     }
     groups
@@ -237,6 +263,25 @@ fn serves_goroutine(heap: &Member<'_>, goroutine: &Member<'_>) -> bool {
     heap.stack
         .iter()
         .any(|f| Some(symbols::enclosing(&f.function)) == starter)
+}
+
+/// Whether two stacks allocate for one job: at the same culprit, or one culprit
+/// was called by the other's, a few calls away.
+fn one_job(a: &Member<'_>, b: &Member<'_>) -> bool {
+    const FEW: usize = 3;
+    let (Some(at_a), Some(at_b)) = (a.culprit_depth(), b.culprit_depth()) else {
+        return false;
+    };
+    let (outside_a, outside_b) = (&a.stack[at_a..], &b.stack[at_b..]);
+    let apart = outside_a.len().abs_diff(outside_b.len());
+    let common = outside_a.len().min(outside_b.len());
+    let same = |x: &[Frame], y: &[Frame]| x.iter().zip(y).all(|(x, y)| x.function == y.function);
+    a.culprit() == b.culprit()
+        || (apart <= FEW
+            && same(
+                &outside_a[outside_a.len() - common..],
+                &outside_b[outside_b.len() - common..],
+            ))
 }
 
 /// Whether two growths may have begun together.

@@ -7,9 +7,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     if site.kind != SampleKind::Heap {
         return None;
     }
-    let stack = site
-        .stacks()
-        .find(|s| symbols::callee_frames(s).any(grows_slice))?;
+    let stack = site.container(grows_slice, |_| false)?;
     let owner = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
     Some(Cause {
         pattern: Pattern::SliceGrowth,

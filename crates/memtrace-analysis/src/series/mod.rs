@@ -26,11 +26,12 @@ mod store;
 mod tests;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Series, StackId};
 use memtrace_model::{StackKey, Tier, Time};
+use statkit::count::z_score;
 use statkit::fdr::benjamini_hochberg;
 use statkit::trend::theil_sen;
 
@@ -77,6 +78,8 @@ pub struct History {
     gauges: HashMap<Gauge, Series>,
     restarts: Vec<Time>,
     frames: HashMap<StackKey, Vec<Frame>>,
+    /// Stacks whose calls into the runtime were asked for.
+    calls_known: HashSet<StackKey>,
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
 }
@@ -86,6 +89,10 @@ pub struct History {
 pub struct Assessment {
     /// The stacks that grow, the one that explains most first.
     pub stacks: Vec<StackGrowth>,
+    /// Heap stacks too weak to be called by themselves that grew since one of
+    /// `stacks` did. They count where the calls show that they belong to it: a map
+    /// beside what it holds.
+    pub companions: Vec<StackGrowth>,
     /// The process as a whole.
     pub process: ProcessGrowth,
 }
@@ -144,6 +151,11 @@ pub struct StackGrowth {
 
 /// A stack explains at least this share of the growth, or it is not reported.
 const LEAST_SHARE: f64 = 0.05;
+/// A companion of a growing stack grew by so many samples, and by so many standard
+/// deviations, at least; only the strongest are told.
+const COMPANION_GROWTH: f64 = 3.0;
+const COMPANION_Z: f64 = 2.0;
+const MOST_COMPANIONS: usize = 64;
 /// False-discovery rate over the stacks of one process.
 const FDR: f64 = 1e-3;
 /// Points of a gauge that are kept.
@@ -161,6 +173,7 @@ impl History {
             gauges: HashMap::new(),
             restarts: Vec::new(),
             frames: HashMap::new(),
+            calls_known: HashSet::new(),
             found_before: HashMap::new(),
         }
     }
@@ -239,6 +252,41 @@ impl History {
         self.gauges.get(&gauge)
     }
 
+    /// Whether a stack of `assessment` hides what it calls in the runtime, and
+    /// [`Self::runtime_calls`] was not told of it yet.
+    #[must_use]
+    pub fn hides_calls(&self, assessment: &Assessment) -> bool {
+        assessment.stacks.iter().any(|s| {
+            s.source == SampleKind::Heap
+                && !self.calls_known.contains(&s.key)
+                && !self.frames(s.key).first().is_some_and(is_runtime)
+        })
+    }
+
+    /// Tells what stacks call in the runtime, which the profile leaves out: for the
+    /// functions and lines that are shown (the leaf first), the functions below
+    /// them. Every stack seen so far counts as told.
+    pub fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<String>>) {
+        for (&key, frames) in &mut self.frames {
+            self.calls_known.insert(key);
+            if frames.first().is_some_and(is_runtime) {
+                continue;
+            }
+            let shown: Vec<(String, i64)> = frames
+                .iter()
+                .map(|f| (f.function.clone(), f.line))
+                .collect();
+            let Some(functions) = calls.get(&shown) else {
+                continue;
+            };
+            let hidden = functions.iter().map(|function| Frame {
+                function: function.clone(),
+                ..Frame::default()
+            });
+            frames.splice(0..0, hidden);
+        }
+    }
+
     fn resolve(&mut self, profile: &Profile, rows: &[Row], stacks: &[StackId]) {
         for (row, &stack) in rows.iter().zip(stacks) {
             if row.live > 0 {
@@ -252,6 +300,8 @@ impl History {
             let (heap, goroutines) = (&self.heap.columns, &self.goroutines.columns);
             self.frames
                 .retain(|k, _| heap.contains_key(k) || goroutines.contains_key(k));
+            let frames = &self.frames;
+            self.calls_known.retain(|k| frames.contains_key(k));
         }
     }
 
@@ -260,6 +310,7 @@ impl History {
     #[must_use]
     pub fn assess(&self) -> Assessment {
         let mut stacks = self.assess_lane(&self.heap, SampleKind::Heap);
+        let companions = self.companions(&stacks);
         stacks.extend(self.assess_lane(&self.goroutines, SampleKind::Goroutine));
         stacks.sort_by(|a, b| {
             (b.tier, b.explains)
@@ -270,7 +321,58 @@ impl History {
         Assessment {
             process: self.process(&stacks),
             stacks,
+            companions,
         }
+    }
+
+    /// What grew since the first of `found` began to, without being found itself.
+    fn companions(&self, found: &[StackGrowth]) -> Vec<StackGrowth> {
+        let lane = &self.heap;
+        let Some(first) = found.iter().min_by_key(|s| s.onset) else {
+            return Vec::new();
+        };
+        let from = first.onset.and_then(|t| lane.point_at(t)).unwrap_or(0);
+        let mut weak: Vec<(f64, StackKey, &Column)> = lane
+            .columns
+            .iter()
+            .filter(|(key, _)| found.iter().all(|s| s.key != **key))
+            .filter_map(|(&key, column)| {
+                let (a, b) = (column.at(from), column.last());
+                let growth = f64::from(b.live) - f64::from(a.live);
+                let births = f64::from(b.births - a.births);
+                let events = (2.0 * births - growth).min(f64::from(a.live) + f64::from(b.live));
+                let known = growth >= COMPANION_GROWTH && z_score(growth, events) >= COMPANION_Z;
+                known.then_some((growth, key, column))
+            })
+            .collect();
+        weak.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        weak.truncate(MOST_COMPANIONS);
+        let mut companions: Vec<StackGrowth> = weak
+            .into_iter()
+            .map(|(_, key, column)| {
+                let slope = estimate::slope(lane, column, from);
+                let now = column.last();
+                StackGrowth {
+                    key,
+                    source: SampleKind::Heap,
+                    tier: Tier::Growing,
+                    confidence: 0.0,
+                    onset: first.onset,
+                    onset_interval: first.onset_interval,
+                    rate_bytes_per_min: slope.bytes_per_min,
+                    rate_interval: slope.interval,
+                    rate_objects_per_min: slope.objects_per_min,
+                    live_bytes: now.bytes,
+                    live_objects: now.objects,
+                    explains: 0.0,
+                    points: Vec::new(),
+                    before_onset: Vec::new(),
+                    evidence: Vec::new(),
+                }
+            })
+            .collect();
+        share_out(lane, from, SampleKind::Heap, &mut companions);
+        companions
     }
 
     fn assess_lane(&self, lane: &Lane, source: SampleKind) -> Vec<StackGrowth> {
@@ -451,6 +553,10 @@ impl History {
         };
         time_to_bound(now, rate, interval, &bounds)
     }
+}
+
+fn is_runtime(frame: &Frame) -> bool {
+    frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/")
 }
 
 struct Verdict {

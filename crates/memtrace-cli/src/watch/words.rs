@@ -118,12 +118,12 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
     }
     for (i, frame) in finding.stack.iter().take(12).enumerate() {
         let head = if i == 0 { "  stack    " } else { "           " };
-        lines.push(format!(
-            "{head}{} {}:{}",
-            frame.function,
-            short(&frame.file),
-            frame.line
-        ));
+        let place = if frame.file.is_empty() {
+            String::new()
+        } else {
+            format!(" {}:{}", short(&frame.file), frame.line)
+        };
+        lines.push(format!("{head}{}{place}", frame.function));
     }
     for (i, text) in finding.evidence.iter().enumerate() {
         let head = if i == 0 { "  evidence " } else { "           " };

@@ -67,6 +67,7 @@ fn starts_like_text_profile(start: &[u8]) -> bool {
         b"goroutine ",
         b"threadcreate profile:",
         b"--- heap",
+        b"num_symbols:",
     ];
     HEADS.iter().any(|h| start.starts_with(h))
 }

@@ -40,6 +40,8 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const USER_AGENT: &str = concat!("memtrace/", env!("CARGO_PKG_VERSION"));
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// Addresses in one request for their names: it must fit into the line of a GET.
+const SYMBOLS_AT_ONCE: usize = 200;
 /// How much of an answer that is not a profile is read to say what it was.
 const ERROR_BODY: usize = 4096;
 
@@ -157,8 +159,8 @@ impl From<ScrapeError> for Failure {
 
 /// What is asked for.
 #[derive(Clone, Copy)]
-struct Ask {
-    path: &'static str,
+struct Ask<'a> {
+    path: &'a str,
     /// Text is the expected form.
     text: bool,
     /// An attempt that may have made the service work is not repeated.
@@ -299,7 +301,35 @@ impl Scraper {
         .await
     }
 
-    async fn fetch(&mut self, ask: Ask) -> Result<Fetched, ScrapeError> {
+    /// Names of the functions at code addresses of the service
+    /// (`/debug/pprof/symbol`); an address it does not know has none.
+    ///
+    /// # Errors
+    /// As for [`Self::heap`].
+    pub async fn symbols(
+        &mut self,
+        addresses: &[u64],
+    ) -> Result<HashMap<u64, String>, ScrapeError> {
+        let mut names = HashMap::new();
+        for some in addresses.chunks(SYMBOLS_AT_ONCE) {
+            let list: Vec<String> = some.iter().map(|a| format!("{a:#x}")).collect();
+            let fetched = self
+                .fetch(Ask {
+                    path: &format!("symbol?{}", list.join("+")),
+                    text: true,
+                    once: false,
+                })
+                .await?;
+            let text = String::from_utf8_lossy(&fetched.body);
+            names.extend(text.lines().filter_map(|line| {
+                let (address, name) = line.strip_prefix("0x")?.split_once(' ')?;
+                Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
+            }));
+        }
+        Ok(names)
+    }
+
+    async fn fetch(&mut self, ask: Ask<'_>) -> Result<Fetched, ScrapeError> {
         let begun = Instant::now();
         let deadline = begun + self.options.interval;
         let shown = format!("{}/debug/pprof/{}", self.endpoint, ask.path);
@@ -375,7 +405,7 @@ impl Scraper {
         }
     }
 
-    async fn attempt(&self, url: &Url, shown: &str, ask: Ask) -> Result<Vec<u8>, Failure> {
+    async fn attempt(&self, url: &Url, shown: &str, ask: Ask<'_>) -> Result<Vec<u8>, Failure> {
         let sent = Instant::now();
         let mut request = self.client.get(url.clone());
         if let Some(token) = &self.token {

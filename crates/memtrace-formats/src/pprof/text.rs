@@ -168,6 +168,52 @@ pub(super) fn heap(text: &str) -> Option<Parsed> {
     Some(b.done(&bad, mem_stats))
 }
 
+/// The calls of one stack of `heap?debug=1` that Go leaves out of every symbolised
+/// form of a heap profile: those into its own runtime, between the allocating
+/// function and the allocator. They tell a map that grows from a slice that does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeCalls {
+    /// Addresses of the calls left out, the innermost first.
+    pub addresses: Vec<u64>,
+    /// Function and line of the frames that are shown, the innermost first.
+    pub shown: Vec<(String, i64)>,
+    /// Bytes in use as sampled, not scaled up.
+    pub live_bytes: i64,
+}
+
+/// Reads them from the text of `heap?debug=1`; stacks without any are left out.
+pub fn runtime_calls(text: &[u8]) -> Vec<RuntimeCalls> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().enumerate().peekable();
+    let Some(header) = lines.next().and_then(|(_, l)| heap_header(l)) else {
+        return Vec::new();
+    };
+    let unscaled = HeapHeader {
+        sampling: Sampling::None,
+        ..header
+    };
+    let mut found = Vec::new();
+    while let Some((_, line)) = lines.next() {
+        let Some((values, _, addresses)) = heap_sample(line.trim(), &unscaled) else {
+            continue;
+        };
+        let frames = comments(&mut lines).frames;
+        let Some(first) = frames.first() else {
+            continue;
+        };
+        let calls = addresses.iter().map(|a| a.wrapping_sub(1));
+        let hidden: Vec<u64> = calls.take_while(|&a| a != first.address).collect();
+        if !hidden.is_empty() && hidden.len() < addresses.len() {
+            found.push(RuntimeCalls {
+                addresses: hidden,
+                shown: frames.iter().map(|f| (f.name.to_owned(), f.line)).collect(),
+                live_bytes: values.last().copied().unwrap_or(0),
+            });
+        }
+    }
+    found
+}
+
 /// `1: 10240 [642: 6574080] @ 0x420cef 0x422151`: the values, the size of a block,
 /// the addresses.
 fn heap_sample(line: &str, header: &HeapHeader) -> Option<(Vec<i64>, i64, Vec<u64>)> {
