@@ -7,9 +7,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use common::{memtrace, run};
+use common::{Service, cnc, memtrace, run};
 
 /// Serves the same answer to every request on a free port; its base URL.
 fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> String {
@@ -147,13 +149,15 @@ fn a_profile_cut_in_the_middle_of_gzip() {
 
 #[test]
 fn a_zip_bomb() {
-    // 3 GiB of zeros in 3 MB: far beyond what a profile may unpack to.
+    // 1.2 GiB in 1 MB, and every byte of it a sound profile: strings as long as the
+    // format allows without a word in them.
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    let zeros = vec![0u8; 1 << 20];
-    for _ in 0..3072 {
-        packed.write_all(&zeros).expect("memory takes it");
+    let mut comment = vec![0x32, 0x80, 0x80, 0x40]; // string_table, 1 MiB
+    comment.resize(4 + (1 << 20), b' ');
+    for _ in 0..1200 {
+        packed.write_all(&comment).expect("memory takes it");
     }
-    check_body(packed.finish().expect("memory takes it"), "not a profile");
+    check_body(packed.finish().expect("memory takes it"), "decompression");
 }
 
 #[test]
@@ -301,6 +305,198 @@ fn a_store_that_cannot_be_used() {
     let file = dir.path().join("a-file");
     std::fs::write(&file, "").expect("a file");
     watch(&file.to_string_lossy(), "store");
+}
+
+/// A file system of its own, gone when dropped; `None` where we may not mount.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    fn new(options: &str) -> Option<Self> {
+        let mount = Self(tempfile::tempdir().expect("a folder"));
+        let mounted = mount.mount(options);
+        if !mounted {
+            eprintln!("skipped: may not mount");
+        }
+        mounted.then_some(mount)
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(self.0.path())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    }
+
+    fn path(&self) -> String {
+        self.0.path().to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Serves heap profiles that compress badly, each different.
+fn serve_noise() -> String {
+    let seed = AtomicU64::new(1);
+    serve(move |_, s| {
+        let mut text = String::from("heap profile: 1: 16 [1: 16] @ heap/1048576\n");
+        for _ in 0..3000 {
+            let x = seed.fetch_add(1, Ordering::Relaxed);
+            let mut hash = || x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+            text += &format!("1: {} [2: 64] @ {:#x}\n", 1 + hash() % 4096, hash());
+        }
+        reply(s, "200 OK", "text/plain", text.as_bytes());
+    })
+}
+
+#[test]
+fn a_disk_that_is_full() {
+    let Some(disk) = Mount::new("size=1m") else {
+        return;
+    };
+    let url = serve_noise();
+    let watch = || {
+        let (url, path) = (url.as_str(), disk.path());
+        run(&[
+            "watch",
+            url,
+            "--interval",
+            "200ms",
+            "--for",
+            "4s",
+            "--store",
+            &path,
+        ])
+    };
+    // The watch goes on, and says once that it cannot keep what it sees.
+    let output = watch();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(said.matches("not stored").count(), 1, "{said}");
+    assert!(said.contains("full"), "{said}");
+    // With room again, the same store takes up where it left off.
+    assert!(disk.mount("remount,size=64m"));
+    let output = watch();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!said.contains("not stored"), "{said}");
+}
+
+#[test]
+fn a_store_that_may_not_be_written() {
+    let Some(disk) = Mount::new("size=4m,ro") else {
+        return;
+    };
+    let path = disk.path();
+    check(
+        &["watch", "127.0.0.1:1", "--for", "1s", "--store", &path],
+        1,
+        "read-only",
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_string_lossy().into_owned();
+    let url = serve_noise();
+    let output = run(&[
+        "watch",
+        &url,
+        "--interval",
+        "1s",
+        "--for",
+        "1s",
+        "--store",
+        &path,
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // SQLite keeps a file's user_version at offset 60.
+    let file = dir.path().join("memtrace.db");
+    let mut bytes = std::fs::read(&file).expect("the store");
+    bytes[60..64].copy_from_slice(&4711u32.to_be_bytes());
+    std::fs::write(&file, bytes).expect("the store");
+    check(
+        &["watch", &url, "--for", "1s", "--store", &path],
+        1,
+        "newer",
+    );
+}
+
+/// Where a watch has come, by the events it printed as JSON lines.
+fn events(output: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text
+        .lines()
+        .filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+    lines
+        .filter_map(|v| Some(v["event"].as_str()?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_service_that_restarts() {
+    let Some(program) = cnc() else { return };
+    let mut service = Service::start(&program, &["-load", "100"]);
+    let (url, host) = (
+        service.url.clone(),
+        service.url.trim_start_matches("http://").to_owned(),
+    );
+    let watch = memtrace()
+        .args([
+            "watch",
+            &url,
+            "--interval",
+            "500ms",
+            "--for",
+            "12s",
+            "--json",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("memtrace starts");
+    std::thread::sleep(Duration::from_secs(4));
+    service.kill();
+    std::thread::sleep(Duration::from_secs(2));
+    let _again = Service::start(&program, &["-load", "100", "-listen", &host]);
+    let output = watch.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(events(&output), ["lost", "restart", "recovered"]);
+}
+
+#[test]
+fn a_service_that_dies() {
+    let Some(program) = cnc() else { return };
+    let mut service = Service::start(&program, &["-load", "100"]);
+    let pid = service.pid().to_string();
+    let watch = memtrace()
+        .args([
+            "watch",
+            &pid,
+            "--interval",
+            "500ms",
+            "--for",
+            "5m",
+            "--json",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("memtrace starts");
+    std::thread::sleep(Duration::from_secs(4));
+    service.kill();
+    let output = watch.wait_with_output().expect("it ends");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(&format!("process {pid} has ended")), "{said}");
+    assert_eq!(events(&output), ["lost"]);
 }
 
 #[test]

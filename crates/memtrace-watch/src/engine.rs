@@ -119,7 +119,7 @@ impl Life {
             scraper,
             process: process(&place),
             history: History::new(settings),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(settings.settle),
             updates,
             keeper,
             profiles: 0,
@@ -173,7 +173,11 @@ impl Life {
         }
         let fetched = match self.scraper.heap().await {
             Ok(fetched) => fetched,
-            Err(error) => return self.cannot_read(error.to_string()).await,
+            Err(error) => {
+                // Alone and never reached: more likely a mistake than a pause.
+                self.gone_for_good = self.profiles == 0 && self.plan.targets.len() == 1;
+                return self.cannot_read(error.to_string()).await;
+            }
         };
         let parsed = match pprof::parse(&fetched.body) {
             Ok(parsed) => parsed,

@@ -1,61 +1,71 @@
 //! Which findings are open, and what of a new assessment is news.
 
-use memtrace_model::{Finding, Status, Tier, Time};
+use std::time::Duration;
 
-/// A finding is resolved when it was not seen for this many assessments: one
-/// quiet point is chance.
-const QUIET: u32 = 4;
+use memtrace_model::{Finding, SampleKind, Status, Tier, Time};
 
-/// The open findings of one target.
-#[derive(Debug, Default)]
+/// The open findings of one target. A finding stays open, and leaking, until it was
+/// not confirmed for a while: a profile shows the last garbage collection, so single
+/// points stand still or jump.
+#[derive(Debug)]
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
     leaking: usize,
+    /// What is not confirmed for so long has ended, seconds.
+    quiet: f64,
 }
 
 #[derive(Debug)]
 struct Entry {
     finding: Finding,
-    quiet: u32,
+    seen: Time,
+    /// When it was last called leaking.
+    leaking: Option<Time>,
 }
 
 impl Ledger {
+    /// A ledger for a service that settles within `settle`.
+    pub(crate) fn new(settle: Duration) -> Self {
+        Self {
+            entries: Vec::new(),
+            leaking: 0,
+            quiet: settle.as_secs_f64() / 2.0,
+        }
+    }
+
     /// Takes in the findings of the newest assessment and returns what is news:
-    /// new ones, changes of tier or pattern, and resolved ones.
+    /// new ones, changes of tier, pattern or culprit, and resolved ones.
     pub(crate) fn update(&mut self, seen: Vec<Finding>, now: Time) -> Vec<Finding> {
         let mut news = Vec::new();
-        for entry in &mut self.entries {
-            entry.quiet += 1;
-        }
-        for finding in seen {
-            // The same culprit; else one that called it or was called: a verdict
-            // sharpens as more of its stacks show.
-            let known = self.position(|e| same(&e.finding, &finding));
-            let known =
-                known.or_else(|| self.position(|e| e.quiet > 0 && sharpened(&e.finding, &finding)));
-            match known.map(|i| &mut self.entries[i]) {
-                Some(entry) => {
-                    let changed = entry.finding.tier != finding.tier
-                        || entry.finding.pattern != finding.pattern
-                        || entry.finding.culprit != finding.culprit;
-                    self.leaking += usize::from(
-                        finding.tier == Tier::Leaking && entry.finding.tier != Tier::Leaking,
-                    );
-                    entry.quiet = 0;
-                    entry.finding = finding;
-                    if changed {
-                        news.push(entry.finding.clone());
-                    }
-                }
-                None => {
-                    self.leaking += usize::from(finding.tier == Tier::Leaking);
-                    news.push(finding.clone());
-                    self.entries.push(Entry { finding, quiet: 0 });
-                }
+        for mut finding in seen {
+            let leaks_now = finding.tier == Tier::Leaking;
+            let Some(entry) = self.entry(&finding, now) else {
+                self.leaking += usize::from(leaks_now);
+                news.push(finding.clone());
+                self.entries.push(Entry {
+                    finding,
+                    seen: now,
+                    leaking: leaks_now.then_some(now),
+                });
+                continue;
+            };
+            let entry = &mut self.entries[entry];
+            entry.seen = now;
+            if leaks_now {
+                entry.leaking = Some(now);
+            } else if entry.leaking.is_some_and(|t| now.since(t) < self.quiet) {
+                finding.tier = Tier::Leaking;
+            }
+            let old = std::mem::replace(&mut entry.finding, finding);
+            let new = &entry.finding;
+            self.leaking += usize::from(new.tier == Tier::Leaking && old.tier != Tier::Leaking);
+            if (old.tier, old.pattern, culprit(&old)) != (new.tier, new.pattern, culprit(new)) {
+                news.push(new.clone());
             }
         }
+        let quiet = self.quiet;
         self.entries.retain_mut(|entry| {
-            let open = entry.quiet < QUIET;
+            let open = now.since(entry.seen) < quiet;
             if !open {
                 entry.finding.status = Status::Resolved;
                 entry.finding.at = now;
@@ -66,8 +76,12 @@ impl Ledger {
         news
     }
 
-    fn position(&self, is: impl Fn(&Entry) -> bool) -> Option<usize> {
-        self.entries.iter().position(is)
+    /// Which entry `finding` continues: one of the same culprit; else one not seen
+    /// in this round that speaks of the same cause less sharply.
+    fn entry(&self, finding: &Finding, now: Time) -> Option<usize> {
+        let find = |is: &dyn Fn(&Entry) -> bool| self.entries.iter().position(is);
+        find(&|e| same(&e.finding, finding))
+            .or_else(|| find(&|e| e.seen < now && sharpened(&e.finding, finding)))
     }
 
     /// The open findings with their newest numbers, rank 1 first.
@@ -98,14 +112,22 @@ fn same(a: &Finding, b: &Finding) -> bool {
     a.source == b.source && culprit(a) == culprit(b)
 }
 
-/// Whether one of two culprits called the other.
-fn sharpened(a: &Finding, b: &Finding) -> bool {
+/// Whether a verdict was sharpened: one of two culprits called the other; or what a
+/// function allocates turned out to be held by goroutines that it is part of.
+fn sharpened(old: &Finding, new: &Finding) -> bool {
     let passes = |f: &Finding, function: Option<&str>| {
         f.stack
             .iter()
             .any(|g| Some(g.function.as_str()) == function)
     };
-    a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a)))
+    if old.source == new.source {
+        return passes(old, culprit(new)) || passes(new, culprit(old));
+    }
+    new.source == SampleKind::Goroutine
+        && new
+            .stack
+            .iter()
+            .any(|f| f.function != "runtime.goexit" && passes(old, Some(&f.function)))
 }
 
 fn culprit(f: &Finding) -> Option<&str> {
@@ -158,23 +180,44 @@ mod tests {
         }
     }
 
+    fn at(seconds: i64) -> Time {
+        Time(seconds * 1000)
+    }
+
     #[test]
     fn only_news_is_told() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(Duration::from_secs(60));
         let growing = || vec![finding("a.f", Tier::Growing)];
-        assert_eq!(ledger.update(growing(), Time(1)).len(), 1);
-        assert!(ledger.update(growing(), Time(2)).is_empty());
-        let news = ledger.update(vec![finding("a.f", Tier::Leaking)], Time(3));
+        assert_eq!(ledger.update(growing(), at(1)).len(), 1);
+        assert!(ledger.update(growing(), at(2)).is_empty());
+        let news = ledger.update(vec![finding("a.f", Tier::Leaking)], at(3));
         assert_eq!(
             (news.len(), news[0].tier, ledger.leaking()),
             (1, Tier::Leaking, 1)
         );
+        // One weaker point takes nothing back, half a minute of them does.
+        assert!(ledger.update(growing(), at(4)).is_empty());
+        assert_eq!(ledger.worst(), Some(Tier::Leaking));
+        assert_eq!(ledger.update(growing(), at(40))[0].tier, Tier::Growing);
 
-        for at in 0..i64::from(QUIET) - 1 {
-            assert!(ledger.update(vec![], Time(4 + at)).is_empty());
-        }
-        let news = ledger.update(vec![], Time(9));
-        assert_eq!((news[0].status, news[0].at), (Status::Resolved, Time(9)));
+        assert!(ledger.update(vec![], at(69)).is_empty());
+        let news = ledger.update(vec![], at(70));
+        assert_eq!((news[0].status, news[0].at), (Status::Resolved, at(70)));
         assert!(ledger.open().is_empty() && ledger.worst().is_none());
+    }
+
+    #[test]
+    fn a_sharper_verdict_takes_the_place_of_the_first() {
+        let mut ledger = Ledger::new(Duration::from_secs(60));
+        ledger.update(vec![finding("a.new", Tier::Growing)], at(1));
+        let mut lookup = finding("a.lookup", Tier::Growing);
+        lookup
+            .stack
+            .insert(0, finding("a.new", Tier::Growing).stack[0].clone());
+        assert_eq!(ledger.update(vec![lookup.clone()], at(2)).len(), 1);
+        assert_eq!(ledger.open().len(), 1);
+        // Two at once are two.
+        let news = ledger.update(vec![lookup, finding("a.new", Tier::Growing)], at(3));
+        assert_eq!((news.len(), ledger.open().len()), (1, 2));
     }
 }

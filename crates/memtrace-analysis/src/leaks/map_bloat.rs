@@ -1,6 +1,7 @@
-use memtrace_model::{Pattern, SampleKind};
+use memtrace_model::{Frame, Pattern, SampleKind};
 
 use super::{Cause, Site, symbols};
+use crate::series::StackGrowth;
 
 /// A map that keeps getting keys: the growing stack assigns to a map, or what
 /// grows is allocated on behalf of a function that does.
@@ -8,7 +9,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     if site.kind != SampleKind::Heap {
         return None;
     }
-    let stack = site.container(assigns_to_map, is_concurrent_map)?;
+    let stack = site.container(assigns_to_map, large_table)?;
     let owner = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
     let concurrent = symbols::callee_frames(stack).any(is_concurrent_map);
     let kind = if concurrent { "sync.Map" } else { "map" };
@@ -22,6 +23,16 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
              G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
         ),
     })
+}
+
+/// Average size of the tables of one large map, bytes at least: they hold up to
+/// 1,024 entries. Many small maps are objects like any other.
+const LARGE_TABLE: u64 = 4096;
+
+fn large_table(stack: &[Frame], growth: &StackGrowth) -> bool {
+    // A concurrent map is made of small nodes.
+    symbols::callee_frames(stack).any(is_concurrent_map)
+        || growth.live_bytes >= LARGE_TABLE * growth.live_objects.max(1)
 }
 
 fn assigns_to_map(function: &str) -> bool {

@@ -52,10 +52,6 @@ struct Member<'a> {
 /// any blocking call needs is more; this is the sure part).
 const GOROUTINE_STACK: f64 = 2048.0;
 
-/// Average size of the parts of one large container, bytes at least: a table of
-/// Go's maps holds up to 1,024 entries, a slice is one array.
-const LARGE_PART: u64 = 4096;
-
 impl<'a> Site<'a> {
     fn new(kind: SampleKind, members: Vec<Member<'a>>) -> Self {
         let mut site = Self {
@@ -80,16 +76,15 @@ impl<'a> Site<'a> {
         site
     }
 
-    /// The stack, of those that grow most, in which a container itself grows: what
-    /// the culprit calls `grows` it, and its parts are large. Many small containers
-    /// are objects like any other. In a container whose parts are `small` the size
-    /// tells nothing.
-    fn container(&self, grows: fn(&str) -> bool, small: fn(&str) -> bool) -> Option<&'a [Frame]> {
-        let large = |m: &Member<'_>| {
-            m.growth.live_bytes >= LARGE_PART * m.growth.live_objects.max(1)
-                || symbols::callee_frames(m.stack).any(small)
-        };
-        let found = |m: &&Member<'_>| symbols::callee_frames(m.stack).any(grows) && large(m);
+    /// The stack, of those that grow most, on which the culprit calls a function for
+    /// which `grows` holds, and whose memory is as `part` says.
+    fn container(
+        &self,
+        grows: fn(&str) -> bool,
+        part: fn(&[Frame], &StackGrowth) -> bool,
+    ) -> Option<&'a [Frame]> {
+        let found =
+            |m: &&Member<'_>| symbols::callee_frames(m.stack).any(grows) && part(m.stack, m.growth);
         self.members.iter().find(found).map(|m| m.stack)
     }
 
@@ -223,7 +218,7 @@ fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<
             SampleKind::Goroutine => serves_goroutine(&member, &group[0]),
             _ => {
                 let owner = group[0].culprit();
-                owner == member.culprit()
+                one_job(&member, &group[0])
                     || owner.is_some_and(|f| member.calls_through(f) && coeval(&member, &group[0]))
             }
         });
@@ -233,12 +228,20 @@ fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<
         }
     }
     for companion in companions {
+        let goroutine = companion.growth.source == SampleKind::Goroutine;
         let owner = groups.iter_mut().find(|(kind, group)| match kind {
+            _ if goroutine => group.iter().any(|m| serves_goroutine(m, &companion)),
             SampleKind::Goroutine => serves_goroutine(&companion, &group[0]),
             _ => group.iter().any(|m| one_job(&companion, m)),
         });
-        if let Some((_, group)) = owner {
-            group.push(companion);
+        match owner {
+            // What grows is held by goroutines that pile up: they are the cause.
+            Some((kind, group)) if goroutine && *kind != SampleKind::Goroutine => {
+                *kind = SampleKind::Goroutine;
+                group.insert(0, companion);
+            }
+            Some((_, group)) => group.push(companion),
+            None => {}
         }
     }
     groups
@@ -251,6 +254,9 @@ fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<
 /// it is allocated by the goroutines' function, by the function that starts them,
 /// or it is the runtime's own descriptor of a goroutine.
 fn serves_goroutine(heap: &Member<'_>, goroutine: &Member<'_>) -> bool {
+    if heap.growth.source == SampleKind::Goroutine {
+        return false;
+    }
     if heap.culprit().is_none() {
         return heap.calls_through("runtime.malg") || heap.calls_through("runtime.newproc1");
     }
@@ -334,7 +340,10 @@ fn finding(
     let stack = symbols::culprit(site.main_stack())
         .map_or_else(|| site.main_stack(), |_| shown_stack(site, &cause));
     let mut evidence = cause.evidence;
-    evidence.extend(main.evidence.iter().cloned());
+    let told = |m: &&Member<'_>| !m.growth.evidence.is_empty();
+    if let Some(proved) = site.members.iter().find(told) {
+        evidence.extend(proved.growth.evidence.iter().cloned());
+    }
     if site.members.len() > 1 {
         evidence.push(format!(
             "{} stacks grow together here; their rates are added",
@@ -345,14 +354,19 @@ fn finding(
         schema: FINDING_SCHEMA.to_owned(),
         at: now,
         pattern: cause.pattern,
-        tier: own
+        tier: site
+            .members
             .iter()
             .map(|m| m.growth.tier)
             .max()
             .unwrap_or(Tier::Growing),
         status: Status::Open,
         rank: 0,
-        confidence: own.iter().map(|m| m.growth.confidence).fold(0.0, f64::max),
+        confidence: site
+            .members
+            .iter()
+            .map(|m| m.growth.confidence)
+            .fold(0.0, f64::max),
         target: target.to_owned(),
         source: site.kind,
         culprit: symbols::culprit(stack).cloned(),

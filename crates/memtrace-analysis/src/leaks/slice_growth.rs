@@ -1,13 +1,14 @@
-use memtrace_model::{Pattern, SampleKind};
+use memtrace_model::{Frame, Pattern, SampleKind};
 
 use super::{Cause, Site, symbols};
+use crate::series::StackGrowth;
 
 /// A slice that keeps being appended to: a growing stack reallocates a slice.
 pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     if site.kind != SampleKind::Heap {
         return None;
     }
-    let stack = site.container(grows_slice, |_| false)?;
+    let stack = site.container(grows_slice, few_and_large)?;
     let owner = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
     Some(Cause {
         pattern: Pattern::SliceGrowth,
@@ -19,6 +20,15 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
              (a re-slice keeps the whole array alive), and remove entries when their owner is done."
         ),
     })
+}
+
+/// A slice that grows is one array, ever larger, and few that wait to be collected.
+/// Many arrays are buffers that something else keeps.
+const FEW: u64 = 16;
+const LARGE: u64 = 64 << 10;
+
+fn few_and_large(_: &[Frame], growth: &StackGrowth) -> bool {
+    growth.live_objects <= FEW && growth.live_bytes >= LARGE * growth.live_objects.max(1)
 }
 
 fn grows_slice(function: &str) -> bool {

@@ -16,6 +16,7 @@
 //! point; thresholds are set so that a healthy service stays silent for years
 //! (`cargo xtask accuracy` measures it).
 
+mod array;
 mod bound;
 mod estimate;
 mod growing;
@@ -89,9 +90,9 @@ pub struct History {
 pub struct Assessment {
     /// The stacks that grow, the one that explains most first.
     pub stacks: Vec<StackGrowth>,
-    /// Heap stacks too weak to be called by themselves that grew since one of
-    /// `stacks` did. They count where the calls show that they belong to it: a map
-    /// beside what it holds.
+    /// Stacks too weak to be called by themselves that grew since one of `stacks`
+    /// did. They count where the calls show that they belong to it: a map beside
+    /// what it holds, goroutines beside what they hold.
     pub companions: Vec<StackGrowth>,
     /// The process as a whole.
     pub process: ProcessGrowth,
@@ -156,6 +157,8 @@ const LEAST_SHARE: f64 = 0.05;
 const COMPANION_GROWTH: f64 = 3.0;
 const COMPANION_Z: f64 = 2.0;
 const MOST_COMPANIONS: usize = 64;
+/// Size from which an array that grows is looked for, bytes.
+const LARGE_ARRAY: u64 = 64 << 10;
 /// False-discovery rate over the stacks of one process.
 const FDR: f64 = 1e-3;
 /// Points of a gauge that are kept.
@@ -327,52 +330,39 @@ impl History {
 
     /// What grew since the first of `found` began to, without being found itself.
     fn companions(&self, found: &[StackGrowth]) -> Vec<StackGrowth> {
-        let lane = &self.heap;
         let Some(first) = found.iter().min_by_key(|s| s.onset) else {
             return Vec::new();
         };
-        let from = first.onset.and_then(|t| lane.point_at(t)).unwrap_or(0);
-        let mut weak: Vec<(f64, StackKey, &Column)> = lane
-            .columns
-            .iter()
-            .filter(|(key, _)| found.iter().all(|s| s.key != **key))
-            .filter_map(|(&key, column)| {
-                let (a, b) = (column.at(from), column.last());
-                let growth = f64::from(b.live) - f64::from(a.live);
-                let births = f64::from(b.births - a.births);
-                let events = (2.0 * births - growth).min(f64::from(a.live) + f64::from(b.live));
-                let known = growth >= COMPANION_GROWTH && z_score(growth, events) >= COMPANION_Z;
-                known.then_some((growth, key, column))
-            })
-            .collect();
-        weak.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        weak.truncate(MOST_COMPANIONS);
-        let mut companions: Vec<StackGrowth> = weak
-            .into_iter()
-            .map(|(_, key, column)| {
-                let slope = estimate::slope(lane, column, from);
-                let now = column.last();
-                StackGrowth {
-                    key,
-                    source: SampleKind::Heap,
-                    tier: Tier::Growing,
-                    confidence: 0.0,
-                    onset: first.onset,
-                    onset_interval: first.onset_interval,
-                    rate_bytes_per_min: slope.bytes_per_min,
-                    rate_interval: slope.interval,
-                    rate_objects_per_min: slope.objects_per_min,
-                    live_bytes: now.bytes,
-                    live_objects: now.objects,
-                    explains: 0.0,
-                    points: Vec::new(),
-                    before_onset: Vec::new(),
-                    evidence: Vec::new(),
-                }
-            })
-            .collect();
-        share_out(lane, from, SampleKind::Heap, &mut companions);
-        companions
+        let since = |lane: &Lane| first.onset.and_then(|t| lane.point_at(t)).unwrap_or(0);
+        let mut all = Vec::new();
+        for (lane, source) in [
+            (&self.heap, SampleKind::Heap),
+            (&self.goroutines, SampleKind::Goroutine),
+        ] {
+            if lane.times.is_empty() {
+                continue;
+            }
+            let from = since(lane);
+            let mut weak: Vec<(u64, StackKey, &Column)> = lane
+                .columns
+                .iter()
+                .filter(|(key, _)| found.iter().all(|s| s.key != **key))
+                .filter(|(_, column)| match source {
+                    SampleKind::Heap => grew_along(column, from),
+                    _ => piled_up(column, from, lane.times.len() - 1),
+                })
+                .map(|(&key, column)| (column.last().bytes.max(column.last().objects), key, column))
+                .collect();
+            weak.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            weak.truncate(MOST_COMPANIONS);
+            let mut some: Vec<StackGrowth> = weak
+                .into_iter()
+                .map(|(_, key, column)| companion(lane, key, source, column, from, first))
+                .collect();
+            share_out(lane, from, source, &mut some);
+            all.extend(some);
+        }
+        all
     }
 
     fn assess_lane(&self, lane: &Lane, source: SampleKind) -> Vec<StackGrowth> {
@@ -406,6 +396,21 @@ impl History {
                     p: g.p,
                     from: g.from,
                     evidence: growth_sentence(&g, source),
+                });
+            } else if source == SampleKind::Heap
+                && let Some(a) = array::growing_array(lane, column, &load)
+            {
+                let settled = a.seconds >= 1.9 * settle;
+                verdicts.push(Verdict {
+                    key,
+                    tier: if settled {
+                        Tier::Leaking
+                    } else {
+                        Tier::Growing
+                    },
+                    p: a.p,
+                    from: a.from,
+                    evidence: array_sentence(&a),
                 });
             }
         }
@@ -555,6 +560,58 @@ impl History {
     }
 }
 
+/// Whether a heap stack grew since point `from`: by samples, or as one large array
+/// does, which is one object however far it grows.
+fn grew_along(column: &Column, from: usize) -> bool {
+    let (a, b) = (column.at(from), column.last());
+    let growth = f64::from(b.live) - f64::from(a.live);
+    let births = f64::from(b.births - a.births);
+    let events = (2.0 * births - growth).min(f64::from(a.live) + f64::from(b.live));
+    let samples = growth >= COMPANION_GROWTH && z_score(growth, events) >= COMPANION_Z;
+    let array =
+        b.bytes >= LARGE_ARRAY * b.objects.max(1) && b.bytes >= a.bytes + a.bytes / 2 + LARGE_ARRAY;
+    samples || array
+}
+
+/// Whether goroutines at a stack became more in each profile since point `from`:
+/// their count is exact.
+fn piled_up(column: &Column, from: usize, last: usize) -> bool {
+    let live = |i: usize| f64::from(column.at(i).live);
+    last >= from + 2
+        && (from..last).all(|i| live(i + 1) >= live(i))
+        && (from + 1..last).all(|i| live(i + 1) > live(i))
+        && live(last) >= 2.0 * live(from) + 20.0
+}
+
+fn companion(
+    lane: &Lane,
+    key: StackKey,
+    source: SampleKind,
+    column: &Column,
+    from: usize,
+    first: &StackGrowth,
+) -> StackGrowth {
+    let slope = estimate::slope(lane, column, from);
+    let now = column.last();
+    StackGrowth {
+        key,
+        source,
+        tier: Tier::Growing,
+        confidence: 0.0,
+        onset: first.onset,
+        onset_interval: first.onset_interval,
+        rate_bytes_per_min: slope.bytes_per_min,
+        rate_interval: slope.interval,
+        rate_objects_per_min: slope.objects_per_min,
+        live_bytes: now.bytes,
+        live_objects: now.objects,
+        explains: 0.0,
+        points: estimate::points(lane, column, Some(from)),
+        before_onset: first.before_onset.clone(),
+        evidence: Vec::new(),
+    }
+}
+
 fn is_runtime(frame: &Frame) -> bool {
     frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/")
 }
@@ -659,6 +716,14 @@ fn leak_sentence(leak: &leaking::Leak, settle: f64) -> String {
             leak.growth
         ),
     }
+}
+
+fn array_sentence(array: &array::Array) -> String {
+    let span = minutes(array.seconds);
+    format!(
+        "Within the last {span}, one array grew {:.1} times in {} steps, and none was taken back.",
+        array.times, array.steps
+    )
 }
 
 fn growth_sentence(growth: &growing::Growth, source: SampleKind) -> String {

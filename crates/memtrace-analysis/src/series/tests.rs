@@ -215,6 +215,47 @@ fn goroutines_that_pile_up() {
     assert_eq!(a.process.goroutines, 126);
 }
 
+/// A process whose one large object has `size(t)` bytes, beside churn.
+fn with_array(size: impl Fn(f64) -> u64) -> History {
+    let mut rng = Rng(11);
+    let mut history = History::new(every(5));
+    let (mut churned, mut copies) = (100, 0);
+    let mut before = 0;
+    for i in 0..60 {
+        let t = 5.0 * f64::from(i);
+        churned += rng.poisson(20.0);
+        let bytes = size(t);
+        copies += u64::from(bytes != before);
+        before = bytes;
+        let array = Row {
+            objects: 1,
+            bytes,
+            ..row(1, copies, 1)
+        };
+        history.heap_rows(at(t), &[array, row(2, churned, rng.poisson(10.0))]);
+    }
+    history
+}
+
+#[test]
+fn one_array_that_grows() {
+    // Appended to at 1 MB/s, it is copied to one a quarter larger when it is full.
+    let grows = |t: f64| (1e6 * 1.25f64.powf((t.max(1.0).ln() / 1.25f64.ln()).ceil())) as u64;
+    let found = with_array(grows).assess();
+    let array = &found.stacks[0];
+    assert_eq!((found.stacks.len(), array.key), (1, StackKey(1)));
+    assert!(array.evidence[0].contains("one array grew"), "{array:?}");
+
+    // A buffer as large as the work at hand, a cache that was filled, a queue that
+    // ebbs and flows: none of them.
+    let work = |t: f64| (1e7 * (1.5 + (t * 0.7).sin() * (t * 0.13).cos())) as u64;
+    let filled = |t: f64| (1e6 * (t.min(80.0) + 1.0)) as u64;
+    let queue = |t: f64| (1e7 * (2.0 + (t / 25.0).sin())) as u64;
+    for healthy in [&work as &dyn Fn(f64) -> u64, &filled, &queue] {
+        assert_eq!(with_array(healthy).assess().stacks, vec![]);
+    }
+}
+
 #[test]
 fn the_limit_that_is_reached_first() {
     let mut history = leaking_history(5.0, 60.0, 300.0, 3.0);
