@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use memtrace_model::{Finding, SampleKind, Status, Tier, Time};
+use memtrace_analysis::leaks;
+use memtrace_model::{Finding, Pattern, SampleKind, Status, Tier, Time};
 
 /// The open findings of one target. A finding stays open, and leaking, until it was
 /// not confirmed for a while: a profile shows the last garbage collection, so single
@@ -21,6 +22,8 @@ struct Entry {
     seen: Time,
     /// When it was last called leaking.
     leaking: Option<Time>,
+    /// When its pattern was last recognised.
+    recognised: Time,
 }
 
 impl Ledger {
@@ -46,6 +49,7 @@ impl Ledger {
                     finding,
                     seen: now,
                     leaking: leaks_now.then_some(now),
+                    recognised: now,
                 });
                 continue;
             };
@@ -56,7 +60,13 @@ impl Ledger {
             } else if entry.leaking.is_some_and(|t| now.since(t) < self.quiet) {
                 finding.tier = Tier::Leaking;
             }
-            let old = std::mem::replace(&mut entry.finding, finding);
+            let old = entry.finding.clone();
+            if weaker(&finding, &old) && now.since(entry.recognised) < self.quiet {
+                entry.finding.tier = finding.tier;
+            } else {
+                entry.recognised = now;
+                entry.finding = finding;
+            }
             let new = &entry.finding;
             self.leaking += usize::from(new.tier == Tier::Leaking && old.tier != Tier::Leaking);
             if (old.tier, old.pattern, culprit(&old)) != (new.tier, new.pattern, culprit(new)) {
@@ -81,13 +91,13 @@ impl Ledger {
     fn entry(&self, finding: &Finding, now: Time) -> Option<usize> {
         let find = |is: &dyn Fn(&Entry) -> bool| self.entries.iter().position(is);
         find(&|e| same(&e.finding, finding))
-            .or_else(|| find(&|e| e.seen < now && sharpened(&e.finding, finding)))
+            .or_else(|| find(&|e| e.seen < now && related(&e.finding, finding)))
     }
 
     /// The open findings with their newest numbers, rank 1 first.
     pub(crate) fn open(&self) -> Vec<Finding> {
         let mut open: Vec<Finding> = self.entries.iter().map(|e| e.finding.clone()).collect();
-        open.sort_by_key(|f| f.rank);
+        leaks::rank(&mut open);
         open
     }
 
@@ -112,22 +122,28 @@ fn same(a: &Finding, b: &Finding) -> bool {
     a.source == b.source && culprit(a) == culprit(b)
 }
 
-/// Whether a verdict was sharpened: one of two culprits called the other; or what a
-/// function allocates turned out to be held by goroutines that it is part of.
-fn sharpened(old: &Finding, new: &Finding) -> bool {
+/// Whether two findings may speak of one cause, one of them more sharply: one culprit
+/// called the other; or what a function allocates is held by goroutines that it is
+/// part of.
+fn related(a: &Finding, b: &Finding) -> bool {
     let passes = |f: &Finding, function: Option<&str>| {
         f.stack
             .iter()
             .any(|g| Some(g.function.as_str()) == function)
     };
-    if old.source == new.source {
-        return passes(old, culprit(new)) || passes(new, culprit(old));
-    }
-    new.source == SampleKind::Goroutine
-        && new
+    match (a.source, b.source) {
+        (SampleKind::Goroutine, SampleKind::Heap) => a
             .stack
             .iter()
-            .any(|f| f.function != "runtime.goexit" && passes(old, Some(&f.function)))
+            .any(|f| f.function != "runtime.goexit" && passes(b, Some(&f.function))),
+        (SampleKind::Heap, SampleKind::Goroutine) => related(b, a),
+        _ => a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a))),
+    }
+}
+
+/// Whether `new` recognises less than `old` did.
+fn weaker(new: &Finding, old: &Finding) -> bool {
+    new.pattern == Pattern::Growth && old.pattern != Pattern::Growth
 }
 
 fn culprit(f: &Finding) -> Option<&str> {
@@ -137,7 +153,7 @@ fn culprit(f: &Finding) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use memtrace_model::{FINDING_SCHEMA, Frame, Pattern, SampleKind};
+    use memtrace_model::{FINDING_SCHEMA, Frame};
 
     use super::*;
 
@@ -216,8 +232,15 @@ mod tests {
             .insert(0, finding("a.new", Tier::Growing).stack[0].clone());
         assert_eq!(ledger.update(vec![lookup.clone()], at(2)).len(), 1);
         assert_eq!(ledger.open().len(), 1);
+        // A blurred look takes nothing back.
+        let mut map = lookup.clone();
+        map.pattern = Pattern::MapBloat;
+        ledger.update(vec![map], at(3));
+        assert!(ledger.update(vec![lookup.clone()], at(4)).is_empty());
+        assert_eq!(ledger.open()[0].pattern, Pattern::MapBloat);
+        assert_eq!(ledger.update(vec![lookup.clone()], at(40)).len(), 1);
         // Two at once are two.
-        let news = ledger.update(vec![lookup, finding("a.new", Tier::Growing)], at(3));
+        let news = ledger.update(vec![lookup, finding("a.new", Tier::Growing)], at(41));
         assert_eq!((news.len(), ledger.open().len()), (1, 2));
     }
 }

@@ -172,15 +172,20 @@ pub fn findings(
     .iter()
     .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
     .collect();
-    found.sort_by(|a, b| {
+    rank(&mut found);
+    found
+}
+
+/// Sorts findings by how much they matter, and numbers them.
+pub fn rank(findings: &mut [Finding]) {
+    findings.sort_by(|a, b| {
         b.tier
             .cmp(&a.tier)
             .then(b.rate_bytes_per_min.total_cmp(&a.rate_bytes_per_min))
     });
-    for (i, finding) in found.iter_mut().enumerate() {
+    for (i, finding) in findings.iter_mut().enumerate() {
         finding.rank = i as u32 + 1;
     }
-    found
 }
 
 /// Puts together what grows for one reason: stacks with the same culprit; what a
@@ -309,7 +314,9 @@ fn finding(
     now: Time,
 ) -> Option<Finding> {
     let cause = DETECTORS.iter().find_map(|detect| detect(site))?;
-    let main = site.main()?.growth;
+    // What found no verdict of its own takes it from what did.
+    let proved = |m: &&Member<'_>| !m.growth.evidence.is_empty();
+    let main = site.members.iter().find(proved).or(site.main())?.growth;
     let own: Vec<&Member<'_>> = site
         .members
         .iter()
@@ -340,10 +347,7 @@ fn finding(
     let stack = symbols::culprit(site.main_stack())
         .map_or_else(|| site.main_stack(), |_| shown_stack(site, &cause));
     let mut evidence = cause.evidence;
-    let told = |m: &&Member<'_>| !m.growth.evidence.is_empty();
-    if let Some(proved) = site.members.iter().find(told) {
-        evidence.extend(proved.growth.evidence.iter().cloned());
-    }
+    evidence.extend(main.evidence.iter().cloned());
     if site.members.len() > 1 {
         evidence.push(format!(
             "{} stacks grow together here; their rates are added",

@@ -154,6 +154,24 @@ fn later(start: Time, seconds: f64) -> Time {
     start.plus_ms((seconds * 1000.0).round() as i64)
 }
 
+/// The points since `from` at which something of the profile was new. It shows the
+/// last garbage collection; repeated until the next, it would flatten every slope,
+/// the more the rarer collections become. All points where few are new.
+pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<usize> {
+    let last = lane.times.len().saturating_sub(1);
+    let news = |i: usize| {
+        i == from
+            || lane.totals[i] != lane.totals[i - 1]
+            || lane.total_births[i] != lane.total_births[i - 1]
+    };
+    let seen: Vec<usize> = (from..=last).filter(|&i| news(i)).collect();
+    if seen.len() < 4 {
+        (from..=last).collect()
+    } else {
+        seen
+    }
+}
+
 /// Growth of live bytes and objects since point `from`.
 pub(super) fn slope(lane: &Lane, column: &Column, from: usize) -> Slope {
     let Some(last) = lane.times.len().checked_sub(1) else {
@@ -161,11 +179,13 @@ pub(super) fn slope(lane: &Lane, column: &Column, from: usize) -> Slope {
     };
     let from = from.min(last);
     let start = lane.times[from];
-    let t: Vec<f64> = (from..=last)
-        .map(|i| lane.times[i].since(start) / 60.0)
+    let seen = fresh(lane, from);
+    let t: Vec<f64> = seen
+        .iter()
+        .map(|&i| lane.times[i].since(start) / 60.0)
         .collect();
     let of = |value: &dyn Fn(usize) -> f64| {
-        let y: Vec<f64> = (from..=last).map(value).collect();
+        let y: Vec<f64> = seen.iter().map(|&i| value(i)).collect();
         let line = least_squares(&t, &y).map(|l| (l.slope, l.slope_error));
         line.unwrap_or_else(|| {
             let dt = t.last().copied().unwrap_or(0.0);

@@ -328,9 +328,12 @@ impl History {
         }
     }
 
-    /// What grew since the first of `found` began to, without being found itself.
+    /// What grew since the strongest of `found` began to, without being found itself.
     fn companions(&self, found: &[StackGrowth]) -> Vec<StackGrowth> {
-        let Some(first) = found.iter().min_by_key(|s| s.onset) else {
+        let strongest = found
+            .iter()
+            .max_by(|a, b| a.explains.total_cmp(&b.explains));
+        let Some(first) = strongest else {
             return Vec::new();
         };
         let since = |lane: &Lane| first.onset.and_then(|t| lane.point_at(t)).unwrap_or(0);
@@ -476,12 +479,11 @@ impl History {
             .min()
             .and_then(|t| lane.point_at(t))
             .unwrap_or(0);
-        let last = lane.times.len().saturating_sub(1);
-        let n = (last.saturating_sub(since) + 1).min(48);
-        let at = |i: usize| since + (last - since) * i / (n - 1).max(1);
-        let (mut t, mut y) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut t, mut y) = (Vec::new(), Vec::new());
         if !lane.times.is_empty() {
-            for i in (0..n).map(at) {
+            let seen = estimate::fresh(lane, since);
+            let n = seen.len().min(48);
+            for i in (0..n).map(|i| seen[(seen.len() - 1) * i / (n - 1).max(1)]) {
                 t.push(lane.times[i].since(lane.times[since]) / 60.0);
                 y.push(lane.totals[i]);
             }
