@@ -16,6 +16,7 @@
 //! point; thresholds are set so that a healthy service stays silent for years
 //! (`cargo xtask accuracy` measures it).
 
+mod before;
 mod bound;
 mod estimate;
 mod growing;
