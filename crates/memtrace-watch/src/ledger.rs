@@ -57,15 +57,19 @@ impl Ledger {
             entry.seen = now;
             if leaks_now {
                 entry.leaking = Some(now);
-            } else if entry.leaking.is_some_and(|t| now.since(t) < self.quiet) {
-                finding.tier = Tier::Leaking;
             }
+            let recent = |t: Time| now.since(t) < self.quiet;
             let old = entry.finding.clone();
-            if weaker(&finding, &old) && now.since(entry.recognised) < self.quiet {
-                entry.finding.tier = finding.tier;
+            let fainter = !leaks_now && entry.leaking.is_some_and(recent);
+            if fainter || (weaker(&finding, &old) && recent(entry.recognised)) {
+                refresh(&mut entry.finding, finding);
             } else {
                 entry.recognised = now;
+                keep_sharper_onset(&mut finding, &old);
                 entry.finding = finding;
+            }
+            if leaks_now {
+                entry.finding.tier = Tier::Leaking;
             }
             let new = &entry.finding;
             self.leaking += usize::from(new.tier == Tier::Leaking && old.tier != Tier::Leaking);
@@ -139,6 +143,34 @@ fn related(a: &Finding, b: &Finding) -> bool {
         (SampleKind::Heap, SampleKind::Goroutine) => related(b, a),
         _ => a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a))),
     }
+}
+
+/// Of two looks at one onset the sharper counts: later ones see it from further away.
+fn keep_sharper_onset(new: &mut Finding, old: &Finding) {
+    let width = |f: &Finding| f.onset_interval.map_or(f64::INFINITY, |[a, b]| b.since(a));
+    if width(old) < width(new) {
+        new.onset = old.onset;
+        new.onset_interval = old.onset_interval;
+        new.before_onset.clone_from(&old.before_onset);
+    }
+}
+
+/// Brings the numbers of a finding up to date where the newest look says less.
+fn refresh(finding: &mut Finding, new: Finding) {
+    *finding = Finding {
+        at: new.at,
+        rate_bytes_per_min: new.rate_bytes_per_min,
+        rate_interval: new.rate_interval,
+        rate_objects_per_min: new.rate_objects_per_min,
+        live_bytes: new.live_bytes,
+        live_objects: new.live_objects,
+        explains: new.explains,
+        oom_at: new.oom_at,
+        oom_interval: new.oom_interval,
+        bound: new.bound,
+        points: new.points,
+        ..finding.clone()
+    };
 }
 
 /// Whether `new` recognises less than `old` did.

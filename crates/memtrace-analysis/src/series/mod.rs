@@ -17,6 +17,7 @@
 //! (`cargo xtask accuracy` measures it).
 
 mod array;
+mod before;
 mod bound;
 mod estimate;
 mod growing;

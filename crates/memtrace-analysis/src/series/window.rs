@@ -3,6 +3,7 @@
 
 use memtrace_model::Time;
 
+use super::before::Before;
 use super::store::{Cell, Column, Lane};
 
 /// Blocks of a window.
@@ -16,11 +17,14 @@ pub(super) const SPANS: [f64; 14] = [
     1.5, 2.0, 2.5, 2.75, 3.0, 4.0, 6.0, 9.0, 13.5, 20.0, 30.0, 45.0, 60.0, 72.0,
 ];
 
-/// A moment between two points of the axis.
+/// While everything seen is shorter than this, all of it is a window too.
+const WHOLE: f64 = 4.0;
+
+/// A moment between two points of the axis, or before the first.
 #[derive(Clone, Copy, Debug, Default)]
 struct Moment {
     point: usize,
-    /// Seconds after the point.
+    /// Seconds after the point; less than 0 before the first.
     beyond: f64,
     /// Seconds from the point to the next.
     gap: f64,
@@ -37,15 +41,18 @@ pub(super) struct Window {
     pub settled: usize,
     /// How many blocks a settle horizon covers.
     pub settle_blocks: usize,
-    /// The block ends moved back by each lag that the axis reaches back to.
-    lagged: Vec<[Moment; BLOCKS + 1]>,
+    /// The block ends moved back by each lag.
+    lagged: [[Moment; BLOCKS + 1]; LAGS.len()],
+    /// Seconds from the first point of the axis to the window.
+    since_first: f64,
+    /// Age of the process at the first point, seconds, where known.
+    age: Option<f64>,
 }
 
 impl Window {
     /// The windows of a lane for settle horizon `settle` (seconds), the shortest
     /// first. A window the axis does not reach back to, or too short for its
-    /// blocks to differ, is left out, and so is one
-    /// that begins before `settled_from`, the end of the warm-up.
+    /// blocks to differ, is left out, and so is one that begins before `settled_from`, the end of the warm-up.
     pub(super) fn all(lane: &Lane, settle: f64, settled_from: Option<Time>) -> Vec<Self> {
         let (Some(&first), Some(&now)) = (lane.times.first(), lane.times.last()) else {
             return Vec::new();
@@ -54,13 +61,19 @@ impl Window {
         let Some(settled) = lane.point_at(back(settle)) else {
             return Vec::new();
         };
+        // The longest possible too, while the watch is young.
+        let from = settled_from.map_or(first, |t| t.max(first));
+        let longest = now.since(from) / settle;
+        let mut spans: Vec<f64> = SPANS.into_iter().filter(|s| *s <= longest).collect();
+        if longest > SPANS[0] && longest < WHOLE {
+            spans.push(longest);
+            spans.sort_by(f64::total_cmp);
+        }
+        // The warm-up is half a settle horizon.
+        let age = settled_from.map(|t| (first.since(t) + settle / 2.0).max(0.0));
         let mut windows = Vec::new();
-        for span in SPANS {
+        for span in spans {
             let seconds = span * settle;
-            // Half a block may be missing at the old end.
-            if back(seconds * (1.0 - 0.5 / BLOCKS as f64)) < first {
-                break;
-            }
             let block = seconds / BLOCKS as f64;
             let marks = std::array::from_fn(|i| {
                 lane.point_at(back(block * (BLOCKS - i) as f64))
@@ -70,41 +83,31 @@ impl Window {
             if distinct < BLOCKS * 2 / 3 {
                 continue;
             }
-            let lagged = LAGS
-                .iter()
-                .filter_map(|lag| {
-                    let ends = marks.map(|m| {
-                        let at = lane.times[m].plus_ms((-lag * settle * 1000.0) as i64);
-                        let point = lane.point_at(at)?;
-                        Some(Moment {
-                            point,
-                            beyond: at.since(lane.times[point]),
-                            gap: lane.times[point + 1].since(lane.times[point]),
-                        })
-                    });
-                    ends.iter()
-                        .all(Option::is_some)
-                        .then(|| ends.map(Option::unwrap_or_default))
-                })
-                .collect();
             if settled_from.is_some_and(|t| lane.times[marks[0]] < t) {
                 break;
             }
+            let lagged = LAGS.map(|lag| {
+                marks.map(|m| {
+                    let at = lane.times[m].plus_ms((-lag * settle * 1000.0) as i64);
+                    let point = lane.point_at(at).unwrap_or(0);
+                    Moment {
+                        point,
+                        beyond: at.since(lane.times[point]),
+                        gap: lane.times[point + 1].since(lane.times[point]),
+                    }
+                })
+            });
             windows.push(Self {
                 marks,
                 seconds: now.since(lane.times[marks[0]]),
                 settled,
                 settle_blocks: ((settle / block).round() as usize).max(BLOCKS / 3),
                 lagged,
+                since_first: lane.times[marks[0]].since(first),
+                age,
             });
         }
         windows
-    }
-
-    /// Whether births are known for a whole settle horizon before the window: what
-    /// is alive at its start was born where we could see it.
-    pub(super) fn knows_births_before(&self) -> bool {
-        self.lagged.len() == LAGS.len()
     }
 
     /// Cells of a stack at the block ends.
@@ -135,27 +138,35 @@ impl Window {
     ) -> Vec<[f64; BLOCKS]> {
         let length: [f64; BLOCKS] =
             std::array::from_fn(|i| lane.times[self.marks[i + 1]].since(lane.times[self.marks[i]]));
+        let now: [f64; BLOCKS] = std::array::from_fn(|i| {
+            f64::from(cells[i + 1].births - cells[i].births) / length[i].max(1e-9)
+        });
+        let before = Before::new(
+            &now,
+            self.seconds / BLOCKS as f64,
+            self.since_first,
+            column.born_before() as f64,
+            self.age,
+        );
         let mut rows: Vec<[f64; BLOCKS]> = Vec::with_capacity(LAGS.len() + 1);
-        for (lag, ends) in LAGS[LAGS.len() - self.lagged.len()..]
-            .iter()
-            .zip(&self.lagged)
-        {
-            let old = ends.map(|m| births_area(column, m));
+        for (lag, ends) in LAGS.iter().zip(&self.lagged) {
+            let old = ends.map(|m| births_area(column, &before, m));
             rows.push(std::array::from_fn(|i| {
                 let now = cells[i + 1].births_area - cells[i].births_area;
                 let then = old[i + 1] - old[i];
                 ((now - then) / (length[i] * lag * settle).max(1e-9)).max(0.0)
             }));
         }
-        rows.push(std::array::from_fn(|i| {
-            f64::from(cells[i + 1].births - cells[i].births) / length[i].max(1e-9)
-        }));
+        rows.push(now);
         rows
     }
 }
 
 /// ∫ births dt up to a moment; births rise evenly between two points.
-fn births_area(column: &Column, at: Moment) -> f64 {
+fn births_area(column: &Column, before: &Before, at: Moment) -> f64 {
+    if at.beyond < 0.0 {
+        return before.area(-at.beyond);
+    }
     let (a, b) = (column.at(at.point), column.at(at.point + 1));
     let rise = f64::from(b.births.saturating_sub(a.births));
     let share = if at.gap > 0.0 {
