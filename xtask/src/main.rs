@@ -22,6 +22,9 @@ use tools::{Outcome, build_cnc, cargo, go, go_command, root, run};
 /// How long CI runs each fuzz target, seconds.
 const FUZZ_SECONDS: u64 = 60;
 
+/// How many real services are watched side by side.
+const WATCHES_AT_ONCE: &str = "5";
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own commands")]
 struct Args {
@@ -39,12 +42,9 @@ enum Verb {
     },
     /// Everything that must pass: format, lints, tidy, unit and end-to-end tests, fuzzing
     Test {
-        /// Leave out the end-to-end runs, the fuzz targets and the simulation (minutes)
-        #[arg(long, conflicts_with = "leaks")]
-        quick: bool,
-        /// Also watch real services with and without leaks (minutes, wants an idle machine)
+        /// Leave out the watches of real services, the fuzz targets and the simulation (minutes)
         #[arg(long)]
-        leaks: bool,
+        quick: bool,
     },
     /// The rules of the house that no compiler checks
     Tidy,
@@ -91,7 +91,7 @@ enum Bench {
 fn main() -> ExitCode {
     let done = match Args::parse().verb {
         Verb::Demo { healthy } => demo::run(healthy),
-        Verb::Test { quick, leaks } => test(quick, leaks),
+        Verb::Test { quick } => test(quick),
         Verb::Tidy => tidy::run(),
         Verb::Accuracy(options) => accuracy::run(&options),
         Verb::Bench { what: Bench::Pprof } => pprof_bench::run(),
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn test(quick: bool, leaks: bool) -> Outcome {
+fn test(quick: bool) -> Outcome {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args([
         "clippy",
@@ -133,15 +133,20 @@ fn test(quick: bool, leaks: bool) -> Outcome {
     run(go_command(&go, &cnc_folder).args(["vet", "./..."]))?;
     run(go_command(&go, &cnc_folder).args(["test", "./..."]))?;
 
-    let mut tests = cargo();
-    tests.args(["test", "--workspace"]).env("MEMTRACE_GO", &go);
+    let cnc = build_cnc()?;
+    run(cargo()
+        .args(["test", "--workspace"])
+        .env("MEMTRACE_GO", &go)
+        .env("MEMTRACE_CNC", &cnc))?;
     if quick {
-        return run(&mut tests);
+        return Ok(());
     }
-    if leaks {
-        tests.env("MEMTRACE_CNC", build_cnc()?);
-    }
-    run(&mut tests)?;
+    // These mostly wait: more of them at a time than there are cores.
+    run(cargo()
+        .args(["test", "--package", "memtrace-cli", "--test", "leaks"])
+        .args(["--", "--test-threads", WATCHES_AT_ONCE])
+        .env("MEMTRACE_CNC", &cnc)
+        .env("MEMTRACE_MINUTES", "1"))?;
     run(cargo().args(["xtask", "accuracy", "--quick"]))?;
     fuzz::run(FUZZ_SECONDS)
 }

@@ -347,7 +347,7 @@ fn serve_noise() -> String {
         let mut text = String::from("heap profile: 1: 16 [1: 16] @ heap/1048576\n");
         for _ in 0..3000 {
             let x = seed.fetch_add(1, Ordering::Relaxed);
-            let mut hash = || x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+            let hash = || x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
             text += &format!("1: {} [2: 64] @ {:#x}\n", 1 + hash() % 4096, hash());
         }
         reply(s, "200 OK", "text/plain", text.as_bytes());
@@ -378,7 +378,7 @@ fn a_disk_that_is_full() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(said.matches("not stored").count(), 1, "{said}");
-    assert!(said.contains("full"), "{said}");
+    assert!(said.contains("no space left"), "{said}");
     // With room again, the same store takes up where it left off.
     assert!(disk.mount("remount,size=64m"));
     let output = watch();
@@ -396,7 +396,7 @@ fn a_store_that_may_not_be_written() {
     check(
         &["watch", "127.0.0.1:1", "--for", "1s", "--store", &path],
         1,
-        "read-only",
+        "Read-only",
     );
 }
 
@@ -424,7 +424,7 @@ fn a_store_of_a_newer_version() {
     check(
         &["watch", &url, "--for", "1s", "--store", &path],
         1,
-        "newer",
+        "knows formats up to",
     );
 }
 
@@ -467,7 +467,7 @@ fn a_service_that_restarts() {
     let _again = Service::start(&program, &["-load", "100", "-listen", &host]);
     let output = watch.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(events(&output), ["lost", "restart", "recovered"]);
+    assert_eq!(events(&output), ["lost", "recovered", "restart"]);
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! The main job on real services: each leak is named, health is left in peace.
-//! Each watch takes three minutes of real time; the harness runs them side by side.
+//! Each watch takes three to four minutes of real time, several run side by side.
 
 #![allow(clippy::panic)] // that is how a test fails
 
 mod common;
 
-use common::{Service, cnc, findings, run};
+use common::{Service, cnc_for_minutes, findings, run};
 use serde_json::Value;
 
 /// Watches a service at `--interval 5s` until three minutes after its fault began;
 /// the newest finding must be of `pattern`, rank 1, at the leaking function.
 fn finds(leak: &str, patterns: &[&str]) {
-    let Some(program) = cnc() else { return };
+    let Some(program) = cnc_for_minutes() else {
+        return;
+    };
     let service = Service::start(
         &program,
         &[
@@ -65,7 +67,9 @@ fn finds(leak: &str, patterns: &[&str]) {
 /// Watches a healthy service for longer than a leak takes to be called; nothing
 /// may be called leaking.
 fn is_silent(args: &[&str]) {
-    let Some(program) = cnc() else { return };
+    let Some(program) = cnc_for_minutes() else {
+        return;
+    };
     let service = Service::start(
         &program,
         &[&["-leak", "none", "-load", "500"], args].concat(),

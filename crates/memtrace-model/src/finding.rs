@@ -192,3 +192,22 @@ pub struct Finding {
 pub fn finding_schema() -> schemars::Schema {
     schemars::schema_for!(Finding)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts rely on the schema: a change of it is seen in the diff of the file.
+    /// `UPDATE_SCHEMA=1 cargo test -p memtrace-model` writes it anew.
+    #[test]
+    fn the_committed_schema_is_the_one_in_force() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/finding.schema.json");
+        let mut schema = serde_json::to_string_pretty(&finding_schema()).expect("JSON");
+        schema.push('\n');
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(path, &schema).expect("the file can be written");
+        }
+        let committed = std::fs::read_to_string(path).expect("the file is there");
+        assert_eq!(committed, schema);
+    }
+}

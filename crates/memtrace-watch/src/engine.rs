@@ -189,6 +189,9 @@ impl Life {
         };
         if self.lost.take().is_some() {
             self.event(EventKind::Recovered).await;
+            if self.process.is_none() {
+                self.successor().await;
+            }
         }
         for warning in &parsed.warnings {
             self.event(EventKind::Warning {

@@ -41,13 +41,16 @@ pub(crate) struct Keeper {
     thread: JoinHandle<()>,
 }
 
+/// How often a store that refuses is complained about.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// How often old data is thinned out and given up.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Opens the store in `dir` and begins to write what is sent. A write that
-    /// fails is told as a warning once; later ones are tried again, so that a disk
-    /// that was full goes on being used when there is room.
+    /// fails is told as a warning now and then; later ones are tried again, so that a
+    /// disk that was full goes on being used when there is room.
     pub(crate) fn open(
         dir: &Path,
         updates: mpsc::Sender<Update>,
@@ -55,7 +58,7 @@ impl Keeper {
         let mut store = Store::create_or_open(dir, Options::default())?;
         let (sender, mut queue) = mpsc::channel::<Keep>(64);
         let thread = std::thread::spawn(move || {
-            let mut failing = false;
+            let mut told: Option<Instant> = None;
             let mut maintained = Instant::now();
             while let Some(keep) = queue.blocking_recv() {
                 let (target, at) = keep.whose();
@@ -67,10 +70,10 @@ impl Keeper {
                     Ok(())
                 });
                 match written {
-                    Ok(()) => failing = false,
-                    Err(_) if failing => {}
+                    Ok(()) => {}
+                    Err(_) if told.is_some_and(|at| at.elapsed() < TELL_EVERY) => {}
                     Err(error) => {
-                        failing = true;
+                        told = Some(Instant::now());
                         let kind = EventKind::Warning {
                             text: format!("not stored: {error}"),
                         };

@@ -314,9 +314,9 @@ fn finding(
     now: Time,
 ) -> Option<Finding> {
     let cause = DETECTORS.iter().find_map(|detect| detect(site))?;
-    // What found no verdict of its own takes it from what did.
-    let proved = |m: &&Member<'_>| !m.growth.evidence.is_empty();
-    let main = site.members.iter().find(proved).or(site.main())?.growth;
+    // The surest verdict speaks for the site, of several the one that grows most.
+    let sure = |m: &&Member<'_>| (!m.growth.evidence.is_empty(), m.growth.tier);
+    let main = site.members.iter().rev().max_by_key(sure)?.growth;
     let own: Vec<&Member<'_>> = site
         .members
         .iter()

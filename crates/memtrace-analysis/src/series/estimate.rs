@@ -154,19 +154,30 @@ fn later(start: Time, seconds: f64) -> Time {
     start.plus_ms((seconds * 1000.0).round() as i64)
 }
 
-/// The points since `from` at which something of the profile was new. It shows the
-/// last garbage collection; repeated until the next, it would flatten every slope,
-/// the more the rarer collections become. All points where few are new.
-pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<usize> {
+/// The points since `from` at which the heap profile was new, each with the time that
+/// it tells of. Go publishes at the end of each garbage collection what was alive at
+/// the end of the one before (`mProf_NextCycle` in its runtime): a new profile tells
+/// of the moment at which the last one was new. Repeated until the next, or taken for
+/// the present, it would flatten every slope, as collections become rarer in a heap
+/// that grows. All points, as they are, where few are new.
+pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<(usize, Time)> {
     let last = lane.times.len().saturating_sub(1);
-    let news = |i: usize| {
-        i == from
-            || lane.totals[i] != lane.totals[i - 1]
-            || lane.total_births[i] != lane.total_births[i - 1]
+    let news = |i: &usize| {
+        *i == 0
+            || lane.totals[*i] != lane.totals[i - 1]
+            || lane.total_births[*i] != lane.total_births[i - 1]
     };
-    let seen: Vec<usize> = (from..=last).filter(|&i| news(i)).collect();
+    let mut told = (0..=from).rev().find(news).unwrap_or(from);
+    let mut seen = Vec::new();
+    if let Some(before) = (0..told).rev().find(news) {
+        seen.push((told, lane.times[before]));
+    }
+    for i in (from + 1..=last).filter(news) {
+        seen.push((i, lane.times[told]));
+        told = i;
+    }
     if seen.len() < 4 {
-        (from..=last).collect()
+        (from..=last).map(|i| (i, lane.times[i])).collect()
     } else {
         seen
     }
@@ -179,13 +190,14 @@ pub(super) fn slope(lane: &Lane, column: &Column, from: usize) -> Slope {
     };
     let from = from.min(last);
     let start = lane.times[from];
-    let seen = fresh(lane, from);
-    let t: Vec<f64> = seen
-        .iter()
-        .map(|&i| lane.times[i].since(start) / 60.0)
-        .collect();
+    let seen = if column.counted {
+        fresh(lane, from)
+    } else {
+        (from..=last).map(|i| (i, lane.times[i])).collect()
+    };
+    let t: Vec<f64> = seen.iter().map(|(_, at)| at.since(start) / 60.0).collect();
     let of = |value: &dyn Fn(usize) -> f64| {
-        let y: Vec<f64> = seen.iter().map(|&i| value(i)).collect();
+        let y: Vec<f64> = seen.iter().map(|&(i, _)| value(i)).collect();
         let line = least_squares(&t, &y).map(|l| (l.slope, l.slope_error));
         line.unwrap_or_else(|| {
             let dt = t.last().copied().unwrap_or(0.0);
@@ -207,7 +219,11 @@ pub(super) fn slope(lane: &Lane, column: &Column, from: usize) -> Slope {
     } else {
         0.0
     };
-    let minutes = t.last().copied().unwrap_or(0.0).max(1e-3);
+    let minutes = t
+        .last()
+        .zip(t.first())
+        .map_or(0.0, |(b, a)| b - a)
+        .max(1e-3);
     let walk = if column.counted {
         weight * (1.2 * events).sqrt() / minutes
     } else {

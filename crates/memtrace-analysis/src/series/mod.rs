@@ -484,8 +484,8 @@ impl History {
         if !lane.times.is_empty() {
             let seen = estimate::fresh(lane, since);
             let n = seen.len().min(48);
-            for i in (0..n).map(|i| seen[(seen.len() - 1) * i / (n - 1).max(1)]) {
-                t.push(lane.times[i].since(lane.times[since]) / 60.0);
+            for (i, at) in (0..n).map(|i| seen[(seen.len() - 1) * i / (n - 1).max(1)]) {
+                t.push(at.since(lane.times[since]) / 60.0);
                 y.push(lane.totals[i]);
             }
         }

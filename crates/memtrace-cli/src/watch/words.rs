@@ -4,6 +4,9 @@ use memtrace_model::{Finding, Pattern, Status, Tier, Time};
 
 use crate::units::{bytes, span};
 
+/// How many points of the series a finding shows.
+const POINTS: usize = 4;
+
 /// `12:00:05` of a time, UTC.
 pub(super) fn clock(at: Time) -> String {
     at.to_string().get(11..19).unwrap_or("--:--:--").to_owned()
@@ -114,6 +117,22 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
         lines.push(format!(
             "  before   profiles just before the inflection: {}",
             times.join(", ")
+        ));
+    }
+    // The newest points of the series: what the rate above is made of.
+    let newest = finding.points.len().saturating_sub(POINTS);
+    for (i, point) in finding.points[newest..].iter().enumerate() {
+        let head = if i == 0 { "  points   " } else { "           " };
+        lines.push(format!(
+            "{head}{}  {:+.1} %/min  {:+.1} MB/min  {}",
+            clock(point.at),
+            point.objects_percent_per_min,
+            point.mb_per_min,
+            if point.suspicious {
+                "suspicious"
+            } else {
+                "normal"
+            }
         ));
     }
     for (i, frame) in finding.stack.iter().take(12).enumerate() {

@@ -36,6 +36,15 @@ pub fn cnc() -> Option<PathBuf> {
     program
 }
 
+/// The same for tests that take minutes; `MEMTRACE_MINUTES` says that there are any.
+pub fn cnc_for_minutes() -> Option<PathBuf> {
+    if std::env::var_os("MEMTRACE_MINUTES").is_none() {
+        eprintln!("skipped: takes minutes, and MEMTRACE_MINUTES is not set");
+        return None;
+    }
+    cnc()
+}
+
 /// A running service, ended when dropped.
 pub struct Service {
     child: Child,
