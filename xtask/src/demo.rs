@@ -91,7 +91,7 @@ fn open_findings(store: &Path) -> Outcome<Vec<Finding>> {
         let mut newest: Vec<Finding> = Vec::new();
         for target in reader.targets()? {
             for finding in reader.findings(target.id, Time(0)..=Time(i64::MAX))? {
-                newest.retain(|f| f.culprit != finding.culprit || f.source != finding.source);
+                newest.retain(|f| f.id != finding.id);
                 newest.push(finding);
             }
         }

@@ -115,7 +115,7 @@ pub(crate) struct AccessArgs {
 #[command(after_help = "Examples:\n  memtrace top http://127.0.0.1:6060\n  \
     memtrace top heap.pb.gz --type alloc_space --cum -n 40\n  memtrace top heap.pb.gz --lines --json")]
 pub(crate) struct TopArgs {
-    /// A running service (see memtrace --help), or a profile
+    /// A running service (see memtrace --help), a profile, or DIR@TIME of a store
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) target: String,
     #[command(flatten)]
@@ -181,10 +181,12 @@ pub(crate) struct DiffArgs {
 #[command(
     after_help = "Formats: .pb.gz/.pprof (pprof), .folded/.txt (folded stacks), .speedscope.json, .svg (flame graph)\n\n\
     Examples:\n  memtrace convert heap.pb.gz heap.folded --type inuse_space\n  \
-    memtrace convert heap.pb.gz heap.speedscope.json\n  memtrace convert old-heap.txt heap.pb.gz"
+    memtrace convert heap.pb.gz heap.speedscope.json\n  memtrace convert old-heap.txt heap.pb.gz\n  \
+    memtrace convert /var/lib/memtrace@2026-01-31T12:00:00Z before.pb.gz"
 )]
 pub(crate) struct ConvertArgs {
-    /// A profile: pprof (compressed or not, or its text form) or folded stacks
+    /// A profile: pprof (compressed or not, or its text form), folded stacks, or the
+    /// one that a store has at a time: DIR@TIME, DIR@TIME@TARGET
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) input: PathBuf,
     /// The file to write

@@ -10,7 +10,10 @@ use crate::failure::Failure;
 use crate::{diff, source};
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
-    let profile = if is_folded(&args.input) {
+    let text = args.input.to_string_lossy();
+    let profile = if let Some((dir, at)) = source::in_store(&text) {
+        source::stored(dir, at)?
+    } else if is_folded(&args.input) {
         let text =
             std::fs::read(&args.input).map_err(|e| Failure::failed(args.input.display(), e))?;
         let parsed = folded::parse(&text).map_err(|e| Failure::failed(args.input.display(), e))?;

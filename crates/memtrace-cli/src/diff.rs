@@ -21,6 +21,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let column = source::sample_type(&new, wanted)?;
     let kind = new.text(new.sample_types[column].kind).to_owned();
     let old_column = source::sample_type(&old, Some(&kind))?;
+    let (before, after) = (old.total(old_column), new.total(column));
     let mut table = diff(&new, &old, column, top::granularity(&args.view)).ok_or_else(|| {
         Failure::Failed(format!("{kind} has different units in the two profiles"))
     })?;
@@ -34,9 +35,12 @@ pub(crate) fn run(args: &DiffArgs) -> Result<(), Failure> {
     }
     if let Some(path) = &args.html {
         let picture = differential(&old, old_column, &new, column, &kind)?;
-        write(path, html(&table, &kind, &picture, args).as_bytes())?;
+        write(
+            path,
+            html(&table, &kind, &picture, args, [before, after]).as_bytes(),
+        )?;
     }
-    top::print(&new, column, table, &args.view)
+    top::print(&new, column, table, &args.view, Some([before, after]))
 }
 
 /// A flame graph (SVG) of one column.
@@ -93,7 +97,13 @@ fn draw(lines: &str, title: &str, unit: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// One file: the numbers and the picture, no other resource.
-fn html(table: &Top, kind: &str, picture: &[u8], args: &DiffArgs) -> String {
+fn html(
+    table: &Top,
+    kind: &str,
+    picture: &[u8],
+    args: &DiffArgs,
+    [before, after]: [i64; 2],
+) -> String {
     let mut rows = String::new();
     for row in table.rows.iter().take(500) {
         let _ = writeln!(
@@ -109,13 +119,15 @@ fn html(table: &Top, kind: &str, picture: &[u8], args: &DiffArgs) -> String {
          body{{font:14px/1.45 system-ui,sans-serif;margin:2rem;max-width:1280px;color:#222}}\n\
          table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}}\n\
          .name{{text-align:left;font-family:monospace}}iframe{{width:100%;height:640px;border:1px solid #ddd}}\n\
-         </style>\n<h1>What grew: {kind}</h1>\n<p>{old} → {new}; total {total}</p>\n\
+         </style>\n<h1>What grew: {kind}</h1>\n<p>{old} → {new}: {before} → {after} ({grown})</p>\n\
          <iframe title=\"differential flame graph\" src=\"data:image/svg+xml,{picture}\"></iframe>\n\
          <table><tr><th>flat<th>cum<th class=name>function</tr>\n{rows}</table></html>\n",
         kind = escape(kind),
         old = escape(&args.old),
         new = escape(&args.new),
-        total = signed(table.total),
+        before = bytes(before as f64),
+        after = bytes(after as f64),
+        grown = signed(after - before),
         picture = percent(picture),
     )
 }

@@ -1,10 +1,13 @@
-//! Where a profile comes from: a file, or a running service.
+//! Where a profile comes from: a file, a running service, or a store.
 
 use std::path::Path;
 
-use memtrace_collect::{CollectError, Options, Scraper, Target, TargetError, TokenSource};
+use memtrace_collect::{
+    CollectError, Options, ScrapeError, Scraper, Target, TargetError, TokenSource,
+};
 use memtrace_formats::pprof;
-use memtrace_model::Profile;
+use memtrace_model::{Profile, Time};
+use memtrace_store::{Kind, Reader};
 use memtrace_watch::WatchError;
 
 use crate::args::AccessArgs;
@@ -32,6 +35,9 @@ pub(crate) fn access(args: &AccessArgs) -> Options {
 /// Reads the profile behind `from`: a file, else the heap profile of a service.
 /// Warnings about damage go to stderr.
 pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure> {
+    if let Some((dir, at)) = in_store(from) {
+        return stored(dir, at);
+    }
     let target = Target::parse(from).map_err(|error| target_failure(&error))?;
     if let Target::File(path) = &target {
         return profile_file(path);
@@ -48,8 +54,56 @@ pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure>
         })?;
         Ok::<_, CollectError>(Scraper::new(endpoint, options.clone())?.heap().await?)
     });
-    let fetched = fetched.map_err(|error| Failure::TargetLost(error.to_string()))?;
+    let fetched = fetched.map_err(|error| watch_failure(error.into()))?;
     parsed(from, &fetched.body)
+}
+
+/// `DIR@TIME` or `DIR@TIME@TARGET`, where DIR is a store.
+pub(crate) fn in_store(from: &str) -> Option<(&Path, &str)> {
+    let (dir, at) = from.split_once('@')?;
+    let dir = Path::new(dir);
+    dir.join("memtrace.db").is_file().then_some((dir, at))
+}
+
+/// The newest heap profile that a store has of a target at a time.
+pub(crate) fn stored(dir: &Path, at: &str) -> Result<Profile, Failure> {
+    let (at, wanted) = at.split_once('@').map_or((at, None), |(a, t)| (a, Some(t)));
+    let at: Time = at.parse().map_err(|_| {
+        Failure::Usage(format!(
+            "{at:?} is no time; write it as 2026-01-31T12:00:00Z"
+        ))
+    })?;
+    let failed = |error| Failure::failed(dir.display(), error);
+    let reader = Reader::open(dir).map_err(failed)?;
+    let targets = reader.targets().map_err(failed)?;
+    let names = || {
+        let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
+        names.join(", ")
+    };
+    let target = match wanted {
+        Some(name) => targets.iter().find(|t| t.name == name),
+        None if targets.len() == 1 => targets.first(),
+        None => {
+            return Err(Failure::Usage(format!(
+                "{}: say which target, DIR@TIME@TARGET; it has: {}",
+                dir.display(),
+                names()
+            )));
+        }
+    };
+    let target = target.ok_or_else(|| {
+        Failure::Failed(format!(
+            "{}: no such target; it has: {}",
+            dir.display(),
+            names()
+        ))
+    })?;
+    let found = reader
+        .profile_at(target.id, Kind::Heap, at)
+        .map_err(failed)?;
+    found
+        .map(|(_, profile)| profile)
+        .ok_or_else(|| Failure::Failed(format!("{}: no profile at or before {at}", dir.display())))
 }
 
 /// Reads a profile from a file.
@@ -90,8 +144,18 @@ pub(crate) fn sample_type(profile: &Profile, wanted: Option<&str>) -> Result<usi
 pub(crate) fn watch_failure(error: WatchError) -> Failure {
     match error {
         WatchError::Target(CollectError::Target(error)) => target_failure(&error),
-        WatchError::Target(error) => Failure::TargetLost(error.to_string()),
+        WatchError::Target(CollectError::Scrape(error)) => scrape_failure(&error),
         error => Failure::Failed(error.to_string()),
+    }
+}
+
+/// What is wrong with our own files and settings is no fault of the target.
+fn scrape_failure(error: &ScrapeError) -> Failure {
+    let line = error.to_string();
+    match error {
+        ScrapeError::Token { .. } | ScrapeError::TlsSetup { .. } => Failure::Failed(line),
+        ScrapeError::BadAddress(_) => Failure::Usage(line),
+        _ => Failure::TargetLost(line),
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let profile = source::profile(&args.target, &args.access)?;
     let column = source::sample_type(&profile, args.view.sample_type.as_deref())?;
     let table = top(&profile, column, granularity(&args.view));
-    print(&profile, column, table, &args.view)
+    print(&profile, column, table, &args.view, None)
 }
 
 pub(crate) fn granularity(view: &ViewArgs) -> Granularity {
@@ -26,12 +26,14 @@ pub(crate) fn granularity(view: &ViewArgs) -> Granularity {
     }
 }
 
-/// Prints the heaviest rows of `table`, a table for people or JSON.
+/// Prints the heaviest rows of `table`, a table for people or JSON; `change` are the
+/// totals before and after where the rows are differences.
 pub(crate) fn print(
     profile: &Profile,
     column: usize,
     mut table: Top,
     view: &ViewArgs,
+    change: Option<[i64; 2]>,
 ) -> Result<(), Failure> {
     if view.cum {
         table.sort_by_cum();
@@ -59,11 +61,22 @@ pub(crate) fn print(
             n.to_string()
         }
     };
+    let total = match change {
+        None => show(table.total),
+        Some([before, after]) => {
+            let sign = if after > before { "+" } else { "" };
+            format!(
+                "{} → {} ({sign}{}), in % of the former",
+                show(before),
+                show(after),
+                show(after - before)
+            )
+        }
+    };
     let percent = |n: i64| 100.0 * n as f64 / (table.total.unsigned_abs().max(1)) as f64;
     writeln!(
         out,
-        "{kind} in {unit}, total {}; {} of {} rows",
-        show(table.total),
+        "{kind} in {unit}, total {total}; {} of {} rows",
         wanted.min(table.rows.len()),
         table.rows.len()
     )?;

@@ -126,6 +126,10 @@ pub struct Rate {
 pub struct Finding {
     /// Always [`FINDING_SCHEMA`].
     pub schema: String,
+    /// The same for every word about one finding: the first, a change of verdict, its
+    /// end. Empty until the finding is told of.
+    #[serde(default)]
+    pub id: String,
     /// When the verdict was reached.
     pub at: Time,
     /// Which known cause it is.

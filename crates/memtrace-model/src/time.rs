@@ -1,4 +1,5 @@
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -48,12 +49,20 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// RFC 3339, or what [`Time`] shows as.
+impl FromStr for Time {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, jiff::Error> {
         if let Some(ms) = text.strip_suffix("ms").and_then(|n| n.parse().ok()) {
             return Ok(Self(ms));
         }
-        text.parse::<jiff::Timestamp>()
-            .map(|t| Self(t.as_millisecond()))
-            .map_err(serde::de::Error::custom)
+        let at: jiff::Timestamp = text.parse()?;
+        Ok(Self(at.as_millisecond()))
     }
 }
 

@@ -181,6 +181,7 @@ fn events_findings_sessions() {
 fn finding(at: Time) -> memtrace_model::Finding {
     use memtrace_model::{FINDING_SCHEMA, Finding, Pattern, SampleKind, Status, Tier};
     Finding {
+        id: String::new(),
         schema: FINDING_SCHEMA.into(),
         at,
         pattern: Pattern::MapBloat,

@@ -6,7 +6,7 @@ use memtrace_analysis::leaks;
 use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
 use memtrace_formats::pprof;
-use memtrace_model::{Event, EventKind, Gauge, Gauges, Time};
+use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
@@ -19,6 +19,9 @@ use crate::{Attached, Plan, Point, Summary, Update, WatchError};
 /// The text form of a heap profile stops the world for its memory statistics:
 /// never more often than this.
 const CALLS_GAP: Duration = Duration::from_secs(60);
+
+/// How long a profile may still be on its way when the watch should end.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What became of one target.
 #[derive(Debug, Default)]
@@ -39,18 +42,30 @@ pub(crate) async fn watch(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<Outcome, WatchError> {
     let target = Target::parse(&name).map_err(CollectError::from)?;
-    let mut life = Life::attach(&plan, name, target, updates, keeper).await?;
-    life.begun().await;
-
     let started = Instant::now();
     let first = tokio::time::Instant::now() + phase;
     let end = plan.duration.map(|d| first + d);
+    let attached = tokio::select! {
+        life = attach(&plan, &name, &target, &updates, keeper) => Some(life?),
+        () = late(end) => None,
+        _ = stopped.wait_for(|&s| s) => None,
+    };
+    let Some(mut life) = attached else {
+        return Ok(Outcome {
+            leaking: 0,
+            lost: Some(format!("{name}: never reached")),
+        });
+    };
+    life.begun().await;
+
     let mut beat = interval_at(first, plan.interval.max(Duration::from_millis(100)));
     // After a pause (a suspended machine, a slow answer) do not catch up in a burst.
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let tick = async {
             match end {
+                // A tick that is due already would win over an end that has passed.
+                Some(end) if tokio::time::Instant::now() > end => false,
                 Some(end) => timeout_at(end, beat.tick()).await.is_ok(),
                 None => {
                     beat.tick().await;
@@ -65,15 +80,66 @@ pub(crate) async fn watch(
         if !go_on {
             break;
         }
-        tokio::select! {
-            () = life.point() => {}
+        let in_time = tokio::select! {
+            // What came at last counts.
+            biased;
+            () = life.point() => true,
+            () = late(end) => false,
             _ = stopped.wait_for(|&s| s) => break,
+        };
+        if !in_time {
+            let reason = "no answer before the watch ended".to_owned();
+            life.cannot_read(reason).await;
+            break;
         }
         if life.gone_for_good {
             break;
         }
     }
     Ok(life.end(started.elapsed()).await)
+}
+
+/// Finds the target. One of several that cannot be found is told of and sought
+/// again; one alone is an error.
+async fn attach(
+    plan: &Plan,
+    name: &str,
+    target: &Target,
+    updates: &mpsc::Sender<Update>,
+    keeper: Option<KeepSender>,
+) -> Result<Life, WatchError> {
+    let mut told = false;
+    loop {
+        let life = Life::attach(plan, name, target.clone(), updates.clone(), keeper.clone());
+        let error = match life.await {
+            Ok(life) => return Ok(life),
+            Err(error) if plan.targets.len() == 1 => return Err(error.into()),
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut told, true) {
+            let reason = error.to_string();
+            let event = Event {
+                at: now(),
+                kind: EventKind::Lost { reason },
+            };
+            // Nobody listening any more is not this target's concern.
+            let _ = updates
+                .send(Update::Event {
+                    target: name.to_owned(),
+                    event,
+                })
+                .await;
+        }
+        tokio::time::sleep(plan.interval).await;
+    }
+}
+
+/// A while after the end of the watch: whoever has not answered by then will not.
+async fn late(end: Option<tokio::time::Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end + GRACE).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Life {
@@ -89,6 +155,9 @@ struct Life {
     profiles: u64,
     lost: Option<String>,
     gone_for_good: bool,
+    /// It runs on this machine, or did until it ended.
+    was_local: bool,
+    clock: Clock,
     /// When calls into the runtime were asked for.
     asked: Option<Instant>,
     notes: Vec<String>,
@@ -97,7 +166,7 @@ struct Life {
 impl Life {
     async fn attach(
         plan: &Plan,
-        name: String,
+        name: &str,
         target: Target,
         updates: mpsc::Sender<Update>,
         keeper: Option<KeepSender>,
@@ -106,18 +175,23 @@ impl Life {
         let endpoint = place
             .endpoint
             .clone()
-            .ok_or_else(|| TargetError::Unrecognised { text: name.clone() })?;
+            .ok_or_else(|| TargetError::Unrecognised {
+                text: name.to_owned(),
+            })?;
         let scraper = Scraper::new(endpoint, plan.access.clone())?;
         let mut notes = place.notes.clone();
         notes.extend(scraper.warnings());
         let mut settings = Settings::every(plan.interval);
         settings.settle = plan.settle.unwrap_or(settings.settle);
+        let process = process(&place);
         Ok(Self {
-            name,
+            was_local: process.is_some(),
+            clock: Clock::new(),
+            name: name.to_owned(),
             target,
             plan: plan.clone(),
             scraper,
-            process: process(&place),
+            process,
             history: History::new(settings),
             ledger: Ledger::new(settings.settle),
             updates,
@@ -132,7 +206,7 @@ impl Life {
 
     /// Tells what was found; nothing of the target was read yet.
     async fn begun(&mut self) {
-        let at = now();
+        let at = self.clock.now();
         let started = self.process.as_ref().map(Process::started);
         if let Some(started) = started {
             self.history.started(started);
@@ -171,17 +245,18 @@ impl Life {
         if self.gone_for_good {
             return;
         }
+        let begun = Instant::now();
         let fetched = match self.scraper.heap().await {
             Ok(fetched) => fetched,
             Err(error) => {
-                // Alone and never reached: more likely a mistake than a pause.
-                self.gone_for_good = self.profiles == 0 && self.plan.targets.len() == 1;
+                self.gone_for_good = self.is_mistake();
                 return self.cannot_read(error.to_string()).await;
             }
         };
         let parsed = match pprof::parse(&fetched.body) {
             Ok(parsed) => parsed,
             Err(error) => {
+                self.gone_for_good = self.is_mistake();
                 return self
                     .cannot_read(format!("{}: {error}", self.scraper.endpoint()))
                     .await;
@@ -189,9 +264,6 @@ impl Life {
         };
         if self.lost.take().is_some() {
             self.event(EventKind::Recovered).await;
-            if self.process.is_none() {
-                self.successor().await;
-            }
         }
         for warning in &parsed.warnings {
             self.event(EventKind::Warning {
@@ -200,7 +272,8 @@ impl Life {
             .await;
         }
         self.profiles += 1;
-        let at = fetched.started;
+        let took = begun.elapsed();
+        let at = self.clock.now().plus_ms(-(took.as_millis() as i64));
         let mut profiles = vec![Taken {
             kind: Kind::Heap,
             profile: parsed.profile,
@@ -241,6 +314,11 @@ impl Life {
         self.judge(at, gauges).await;
     }
 
+    /// Alone and never read: more likely a mistake than a pause.
+    fn is_mistake(&self) -> bool {
+        self.profiles == 0 && self.plan.targets.len() == 1
+    }
+
     /// Assesses the history and tells what is new.
     async fn judge(&mut self, at: Time, gauges: Gauges) {
         let assessment = self.history.assess();
@@ -248,29 +326,28 @@ impl Life {
             self.learn_calls().await;
         }
         let seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
-        for finding in self.ledger.update(seen, at) {
-            self.keep(Keep::Finding(Box::new(finding.clone()))).await;
-            self.send(Update::Finding(finding)).await;
-        }
+        let news = self.ledger.update(seen, at);
+        self.tell(news).await;
         let point = Point {
             target: self.name.clone(),
             at,
             gauges,
             profiles: self.profiles,
-            tier: self.ledger.worst(),
+            findings: self.ledger.open(),
         };
         self.send(Update::Point(point)).await;
     }
 
-    /// Asks once for what the stacks found call in the runtime. Where the service
-    /// does not tell, the verdict does without.
+    /// Asks for what the stacks found call in the runtime. Where the service does not
+    /// tell, the verdict does without.
     async fn learn_calls(&mut self) {
         if self.asked.is_some_and(|at| at.elapsed() < CALLS_GAP) {
             return;
         }
         self.asked = Some(Instant::now());
-        let calls = runtime_calls::fetch(&mut self.scraper).await;
-        self.history.runtime_calls(&calls.unwrap_or_default());
+        if let Ok(calls) = runtime_calls::fetch(&mut self.scraper).await {
+            self.history.runtime_calls(&calls);
+        }
     }
 
     /// The goroutine profile, where it is time for one and the endpoint has one:
@@ -287,6 +364,9 @@ impl Life {
 
     /// Gauges of the local process; notices that it was replaced.
     async fn process_gauges(&mut self) -> Gauges {
+        if self.was_local && self.process.is_none() {
+            self.successor().await;
+        }
         let Some(process) = &self.process else {
             return Gauges::default();
         };
@@ -313,9 +393,15 @@ impl Life {
             return;
         };
         self.process = process(&place);
+        if let Some(endpoint) = place.endpoint
+            && endpoint != *self.scraper.endpoint()
+            && let Ok(scraper) = Scraper::new(endpoint, self.plan.access.clone())
+        {
+            self.scraper = scraper;
+        }
         if let Some(process) = &self.process {
             let (started, pid) = (process.started(), process.pid());
-            self.history.restart(now());
+            self.history.restart(self.clock.now());
             self.history.started(started);
             self.restarted(format!("pid {pid} serves the address now"))
                 .await;
@@ -323,8 +409,16 @@ impl Life {
     }
 
     async fn restarted(&mut self, reason: String) {
-        self.ledger.restart();
+        let closed = self.ledger.restart(self.clock.now());
         self.event(EventKind::Restart { reason }).await;
+        self.tell(closed).await;
+    }
+
+    async fn tell(&self, findings: Vec<Finding>) {
+        for finding in findings {
+            self.keep(Keep::Finding(Box::new(finding.clone()))).await;
+            self.send(Update::Finding(finding)).await;
+        }
     }
 
     async fn cannot_read(&mut self, reason: String) {
@@ -338,7 +432,10 @@ impl Life {
     }
 
     async fn event(&mut self, kind: EventKind) {
-        let event = Event { at: now(), kind };
+        let event = Event {
+            at: self.clock.now(),
+            kind,
+        };
         self.keep(Keep::Event {
             target: self.name.clone(),
             event: event.clone(),
@@ -371,6 +468,7 @@ impl Life {
         let summary = Summary {
             target: self.name.clone(),
             watched,
+            settle: self.history.settings().settle,
             profiles: self.profiles,
             findings,
         };
@@ -379,6 +477,35 @@ impl Life {
             leaking: self.ledger.leaking(),
             lost: self.lost,
         }
+    }
+}
+
+/// The time of day, which never runs backwards: a clock that is set back must not
+/// stop a series. It follows a clock that is set forward, and a machine that slept.
+struct Clock {
+    base: Time,
+    since: Instant,
+}
+
+impl Clock {
+    /// A jump of the time of day beyond this is followed, seconds.
+    const JUMP: f64 = 5.0;
+
+    fn new() -> Self {
+        Self {
+            base: now(),
+            since: Instant::now(),
+        }
+    }
+
+    fn now(&mut self) -> Time {
+        let steady = self.base.plus(self.since.elapsed());
+        let day = now();
+        if day.since(steady) <= Self::JUMP {
+            return steady;
+        }
+        *self = Self::new();
+        day
     }
 }
 

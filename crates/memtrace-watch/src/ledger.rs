@@ -12,6 +12,8 @@ use memtrace_model::{Finding, Pattern, SampleKind, Status, Tier, Time};
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
     leaking: usize,
+    /// How many findings were told of so far.
+    told: u64,
     /// What is not confirmed for so long has ended, seconds.
     quiet: f64,
 }
@@ -32,6 +34,7 @@ impl Ledger {
         Self {
             entries: Vec::new(),
             leaking: 0,
+            told: 0,
             quiet: settle.as_secs_f64() / 2.0,
         }
     }
@@ -40,10 +43,12 @@ impl Ledger {
     /// new ones, changes of tier, pattern or culprit, and resolved ones.
     pub(crate) fn update(&mut self, seen: Vec<Finding>, now: Time) -> Vec<Finding> {
         let mut news = Vec::new();
-        for mut finding in seen {
+        for (mut finding, entry) in self.matched(seen) {
             let leaks_now = finding.tier == Tier::Leaking;
-            let Some(entry) = self.entry(&finding, now) else {
+            let Some(entry) = entry else {
                 self.leaking += usize::from(leaks_now);
+                self.told += 1;
+                finding.id = format!("{}#{}", finding.target, self.told);
                 news.push(finding.clone());
                 self.entries.push(Entry {
                     finding,
@@ -54,6 +59,7 @@ impl Ledger {
                 continue;
             };
             let entry = &mut self.entries[entry];
+            finding.id.clone_from(&entry.finding.id);
             entry.seen = now;
             if leaks_now {
                 entry.leaking = Some(now);
@@ -90,12 +96,29 @@ impl Ledger {
         news
     }
 
-    /// Which entry `finding` continues: one of the same culprit; else one not seen
-    /// in this round that speaks of the same cause less sharply.
-    fn entry(&self, finding: &Finding, now: Time) -> Option<usize> {
-        let find = |is: &dyn Fn(&Entry) -> bool| self.entries.iter().position(is);
-        find(&|e| same(&e.finding, finding))
-            .or_else(|| find(&|e| e.seen < now && related(&e.finding, finding)))
+    /// Which entry each finding continues: the one of the same culprit; else one left
+    /// over that speaks of the same cause more or less sharply.
+    fn matched(&self, seen: Vec<Finding>) -> Vec<(Finding, Option<usize>)> {
+        let mut free: Vec<usize> = (0..self.entries.len()).collect();
+        let mut take = |finding: &Finding, is: fn(&Finding, &Finding) -> bool| {
+            let at = free
+                .iter()
+                .position(|&i| is(&self.entries[i].finding, finding))?;
+            Some(free.swap_remove(at))
+        };
+        let mut found: Vec<(Finding, Option<usize>)> = seen
+            .into_iter()
+            .map(|finding| {
+                let entry = take(&finding, same);
+                (finding, entry)
+            })
+            .collect();
+        for (finding, entry) in &mut found {
+            if entry.is_none() {
+                *entry = take(finding, related);
+            }
+        }
+        found
     }
 
     /// The open findings with their newest numbers, rank 1 first.
@@ -105,19 +128,20 @@ impl Ledger {
         open
     }
 
-    /// The worst tier of the open findings.
-    pub(crate) fn worst(&self) -> Option<Tier> {
-        self.entries.iter().map(|e| e.finding.tier).max()
-    }
-
     /// How many findings were ever called leaking.
     pub(crate) fn leaking(&self) -> usize {
         self.leaking
     }
 
     /// The service began anew: what was open belonged to the process that is gone.
-    pub(crate) fn restart(&mut self) {
-        self.entries.clear();
+    /// Returns it as resolved.
+    pub(crate) fn restart(&mut self, now: Time) -> Vec<Finding> {
+        let close = |entry: Entry| Finding {
+            status: Status::Resolved,
+            at: now,
+            ..entry.finding
+        };
+        self.entries.drain(..).map(close).collect()
     }
 }
 
@@ -139,7 +163,7 @@ fn related(a: &Finding, b: &Finding) -> bool {
         (SampleKind::Goroutine, SampleKind::Heap) => a
             .stack
             .iter()
-            .any(|f| f.function != "runtime.goexit" && passes(b, Some(&f.function))),
+            .any(|f| leaks::is_own_code(&f.function) && passes(b, Some(&f.function))),
         (SampleKind::Heap, SampleKind::Goroutine) => related(b, a),
         _ => a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a))),
     }
@@ -196,6 +220,7 @@ mod tests {
         };
         Finding {
             schema: FINDING_SCHEMA.into(),
+            id: String::new(),
             at: Time(0),
             pattern: Pattern::Growth,
             tier,
@@ -245,13 +270,13 @@ mod tests {
         );
         // One weaker point takes nothing back, half a minute of them does.
         assert!(ledger.update(growing(), at(4)).is_empty());
-        assert_eq!(ledger.worst(), Some(Tier::Leaking));
+        assert_eq!(ledger.open()[0].tier, Tier::Leaking);
         assert_eq!(ledger.update(growing(), at(40))[0].tier, Tier::Growing);
 
         assert!(ledger.update(vec![], at(69)).is_empty());
         let news = ledger.update(vec![], at(70));
         assert_eq!((news[0].status, news[0].at), (Status::Resolved, at(70)));
-        assert!(ledger.open().is_empty() && ledger.worst().is_none());
+        assert!(ledger.open().is_empty());
     }
 
     #[test]

@@ -82,15 +82,15 @@ pub struct Point {
     pub gauges: Gauges,
     /// Profiles taken so far.
     pub profiles: u64,
-    /// The worst tier of the open findings.
-    pub tier: Option<Tier>,
+    /// The open findings with their newest numbers, rank 1 first.
+    pub findings: Vec<Finding>,
 }
 
 impl Point {
     /// The state in one word.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        match self.tier {
+        match self.findings.iter().map(|f| f.tier).max() {
             Some(Tier::Leaking) => "LEAKING",
             Some(Tier::Growing) => "growing",
             // A trend needs a few points; until then silence is not health.
@@ -107,6 +107,8 @@ pub struct Summary {
     pub target: String,
     /// How long it was watched.
     pub watched: Duration,
+    /// The settle horizon it was judged by: a leak must outlast it.
+    pub settle: Duration,
     /// Profiles taken.
     pub profiles: u64,
     /// Findings that held at the end, rank 1 first.

@@ -9,7 +9,9 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     }
     let stack = site.main_stack();
     let reason = symbols::wait_reason(stack);
-    let at = symbols::culprit(stack).map_or("?", |f| f.function.as_str());
+    let at = symbols::culprit(stack)
+        .or(stack.first())
+        .map_or("?", |f| f.function.as_str());
     let entry = site.goroutine_entry().unwrap_or("?");
     let mut evidence = vec![format!(
         "{} goroutines started as {entry} stand at {at}{}; {:.0} more every minute",
@@ -19,6 +21,17 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     )];
     if reason.is_none() {
         evidence.push("their stack does not show what they wait for".into());
+    }
+    if symbols::is_standard(entry) {
+        return Some(Cause {
+            pattern: Pattern::GoroutineLeak,
+            evidence,
+            advice: format!(
+                "{entry} belongs to the library and ends when what started it is closed: look for a \
+                 response body, connection, ticker or watcher that is opened and never closed \
+                 (defer resp.Body.Close())."
+            ),
+        });
     }
     let way_out = match reason {
         Some("chan send") => {

@@ -176,6 +176,13 @@ pub fn findings(
     found
 }
 
+/// Whether a function is the service's own code: neither runtime nor standard
+/// library, nor the main function that calls everything.
+#[must_use]
+pub fn is_own_code(function: &str) -> bool {
+    !symbols::is_standard(function) && function != "main.main"
+}
+
 /// Sorts findings by how much they matter, and numbers them.
 pub fn rank(findings: &mut [Finding]) {
     findings.sort_by(|a, b| {
@@ -342,6 +349,12 @@ fn finding(
     };
     let below = half(|g| g.rate_bytes_per_min - g.rate_interval[0]);
     let above = half(|g| g.rate_interval[1] - g.rate_bytes_per_min);
+    // Growth of the process that no stack explains may belong to this one.
+    let unexplained = if explains > 0.0 && explains < 1.0 {
+        site.bytes_per_min * (1.0 - explains)
+    } else {
+        0.0
+    };
     // The stack that stands for the site must show the cause: for a container, the
     // function that fills it, even where its contents weigh more.
     let stack = symbols::culprit(site.main_stack())
@@ -356,6 +369,7 @@ fn finding(
     }
     Some(Finding {
         schema: FINDING_SCHEMA.to_owned(),
+        id: String::new(),
         at: now,
         pattern: cause.pattern,
         tier: site
@@ -382,7 +396,10 @@ fn finding(
         onset: main.onset,
         onset_interval: main.onset_interval,
         rate_bytes_per_min: site.bytes_per_min,
-        rate_interval: [site.bytes_per_min - below, site.bytes_per_min + above],
+        rate_interval: [
+            site.bytes_per_min - below,
+            site.bytes_per_min + above + unexplained,
+        ],
         rate_objects_per_min: site.objects_per_min,
         live_bytes: site.live_bytes,
         live_objects: site.live_objects,

@@ -260,9 +260,11 @@ pub(super) fn points(lane: &Lane, column: &Column, onset: Option<usize>) -> Vec<
         let steps = f64::from(b.live) - f64::from(a.live);
         (percent / minutes, megabytes / minutes, steps)
     };
+    // Goroutines have no bytes: their number is what grows.
+    let pace = |i: usize| if column.counted { rate(i).1 } else { rate(i).2 };
     let normal: Vec<f64> = match onset {
         Some(point) => (point.saturating_sub(120).max(1)..=point.min(n.saturating_sub(1)))
-            .map(|i| rate(i).1)
+            .map(pace)
             .collect(),
         None => Vec::new(),
     };
@@ -278,7 +280,7 @@ pub(super) fn points(lane: &Lane, column: &Column, onset: Option<usize>) -> Vec<
                 at: lane.times[i],
                 objects_percent_per_min: percent,
                 mb_per_min: megabytes,
-                suspicious: megabytes > limit && steps >= 2.0,
+                suspicious: pace(i) > limit && steps >= 2.0,
             }
         })
         .collect()

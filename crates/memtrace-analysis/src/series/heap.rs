@@ -59,11 +59,11 @@ pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
             rows.len() - 1
         });
         let row = &mut rows[at].0;
-        row.live += raw(objects, bytes);
-        row.bytes += bytes as u64;
-        row.objects += objects as u64;
+        row.live = row.live.saturating_add(raw(objects, bytes));
+        row.bytes = row.bytes.saturating_add(bytes as u64);
+        row.objects = row.objects.saturating_add(objects as u64);
         if let Some(births) = &mut row.births {
-            *births += raw(all_objects, all_bytes);
+            *births = births.saturating_add(raw(all_objects, all_bytes));
         }
     }
     rows.into_iter().unzip()
@@ -97,8 +97,8 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
             ));
             rows.len() - 1
         });
-        rows[at].0.live += n;
-        rows[at].0.objects += n;
+        rows[at].0.live = rows[at].0.live.saturating_add(n);
+        rows[at].0.objects = rows[at].0.objects.saturating_add(n);
     }
     rows.into_iter().unzip()
 }

@@ -76,6 +76,7 @@ impl Column {
 /// How much is kept.
 const MAX_POINTS: usize = 512;
 const MAX_STACKS: usize = 4096;
+const MAX_DORMANT: usize = 65_536;
 
 /// All stacks of one kind of profile of one run of the process.
 #[derive(Clone, Debug, Default)]
@@ -123,6 +124,11 @@ impl Lane {
         for row in rows {
             if !self.columns.contains_key(&row.key) {
                 if row.live == 0 {
+                    if self.dormant.len() >= MAX_DORMANT {
+                        // One that wakes later seems to have been born then, and to
+                        // have died: no leak.
+                        self.dormant.clear();
+                    }
                     self.dormant.insert(row.key, row.births.unwrap_or(0));
                     continue;
                 }

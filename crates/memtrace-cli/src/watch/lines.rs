@@ -58,6 +58,11 @@ fn summary(s: &memtrace_watch::Summary) -> String {
         crate::units::span(s.watched.as_secs_f64())
     );
     match s.findings.len() {
+        // What is called leaking must have gone on for longer than this.
+        0 if s.watched < s.settle * 3 / 2 => format!(
+            "{seen}; no leak found, but growth must go on for {} to be called a leak (see --settle)",
+            crate::units::span(s.settle.as_secs_f64() * 1.5)
+        ),
         0 => format!("{seen}; no leak found"),
         1 => format!("{seen}; 1 finding"),
         n => format!("{seen}; {n} findings"),

@@ -6,6 +6,8 @@ mod screen;
 mod words;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
 
 use memtrace_model::{Finding, Status, Tier};
 use memtrace_watch::{Ended, Plan, Update};
@@ -13,6 +15,9 @@ use serde_json::json;
 
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
+
+/// No service is asked more often than this.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows updates as they come.
 trait View {
@@ -29,6 +34,7 @@ trait View {
 }
 
 pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
+    check(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,7 +64,30 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
 }
 
+/// What a service could not bear, or what would say nothing.
+fn check(args: &WatchArgs) -> Result<(), Failure> {
+    if args.interval < SHORTEST_INTERVAL {
+        return Err(Failure::Usage(format!(
+            "--interval must be at least {SHORTEST_INTERVAL:?}: the service comes first"
+        )));
+    }
+    if let Some(file) = args.target.iter().find(|t| Path::new(t).is_file()) {
+        return Err(Failure::Usage(format!(
+            "{file} is a file, not a service; `memtrace top` reads it"
+        )));
+    }
+    if args.settle.is_some_and(|s| s < 8 * args.interval) {
+        return Err(Failure::Usage(
+            "--settle must be at least 8 times --interval: fewer profiles show no trend".into(),
+        ));
+    }
+    Ok(())
+}
+
 fn plan(args: WatchArgs) -> Plan {
+    let mut access = crate::source::access(&args.access);
+    // Repeats end within an interval, but a slow answer gets its time.
+    access.interval = args.interval.clamp(Duration::from_secs(5), access.interval);
     Plan {
         targets: args.target,
         interval: args.interval,
@@ -66,7 +95,7 @@ fn plan(args: WatchArgs) -> Plan {
         settle: args.settle,
         limit: args.limit,
         store: args.store,
-        access: crate::source::access(&args.access),
+        access,
     }
 }
 
@@ -80,13 +109,18 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|error| Failure::failed("signals", error))?;
     let mut stopped = false;
+    let mut gone = None;
     loop {
         tokio::select! {
             update = updates.recv() => {
                 let Some(update) = update else { break };
-                view.update(&update)?;
                 let leak = matches!(&update, Update::Finding(f) if is_leak(f));
                 if leak && stop_at_leak {
+                    stopped = true;
+                }
+                if let Err(error) = view.update(&update) {
+                    // Whoever reads us has gone; what was read is still to be kept.
+                    gone = gone.or(Some(error));
                     stopped = true;
                 }
             }
@@ -98,7 +132,12 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
             engine.stop();
         }
     }
-    engine.ended().await.map_err(crate::source::watch_failure)
+    let ended = engine.ended().await.map_err(crate::source::watch_failure)?;
+    match gone {
+        // The reader that went away has seen the leak that it waited for.
+        Some(error) if !(stop_at_leak && ended.leaking > 0) => Err(error.into()),
+        _ => Ok(ended),
+    }
 }
 
 fn is_leak(finding: &Finding) -> bool {
@@ -112,12 +151,19 @@ impl View for JsonLines {
     fn update(&mut self, update: &Update) -> io::Result<()> {
         let line = match update {
             Update::Finding(finding) => serde_json::to_string(finding),
+            // What is open at the end, with its newest numbers.
+            Update::Summary(s) => {
+                for finding in &s.findings {
+                    self.update(&Update::Finding(finding.clone()))?;
+                }
+                return Ok(());
+            }
             Update::Event { target, event } => serde_json::to_value(event).map(|mut v| {
                 v["schema"] = json!("memtrace.event/1");
                 v["target"] = json!(target);
                 v.to_string()
             }),
-            Update::Attached(_) | Update::Point(_) | Update::Summary(_) => return Ok(()),
+            Update::Attached(_) | Update::Point(_) => return Ok(()),
         };
         let line = line.map_err(io::Error::other)?;
         let mut out = io::stdout().lock();

@@ -19,6 +19,8 @@ use crate::units::bytes;
 
 /// How many points the trend column remembers.
 const TREND: usize = 24;
+/// How many lines of what happened are remembered.
+const NOTES: usize = 3;
 
 /// The live view; it owns the terminal until `finish`.
 pub(super) struct Screen {
@@ -35,6 +37,8 @@ struct Target {
     how: String,
     point: Option<Point>,
     heap: Vec<f64>,
+    /// At the last goroutine profile: there is not one with every point.
+    goroutines: Option<f64>,
     findings: Vec<Finding>,
     lost: Option<String>,
 }
@@ -50,6 +54,12 @@ impl Screen {
             summaries: Vec::new(),
             changed: true,
         })
+    }
+
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+        let excess = self.notes.len().saturating_sub(NOTES);
+        self.notes.drain(..excess);
     }
 
     fn target(&mut self, name: &str) -> &mut Target {
@@ -70,6 +80,9 @@ impl View for Screen {
                     let excess = target.heap.len().saturating_sub(TREND);
                     target.heap.drain(..excess);
                 }
+                let goroutines = point.gauges.get(Gauge::Goroutines);
+                target.goroutines = goroutines.or(target.goroutines);
+                target.findings.clone_from(&point.findings);
                 target.point = Some(point.clone());
             }
             Update::Event { target, event } => {
@@ -77,19 +90,16 @@ impl View for Screen {
                     self.target(target).lost = Some(reason.clone());
                 }
                 let text = event_text(&event.kind);
-                self.notes
-                    .push(format!("{} {target}: {text}", words::clock(event.at)));
+                self.note(format!("{} {target}: {text}", words::clock(event.at)));
             }
-            Update::Finding(finding) => {
-                let target = self.target(&finding.target);
-                target
-                    .findings
-                    .retain(|f| f.culprit != finding.culprit || f.pattern != finding.pattern);
-                target.findings.push(finding.clone());
-                target
-                    .findings
-                    .sort_by_key(|f| (f.status != Status::Open, f.rank));
-            }
+            Update::Finding(finding) => self.note(format!(
+                "{} {}: {} {}  {}",
+                words::clock(finding.at),
+                finding.target,
+                words::tier(finding),
+                words::pattern(finding.pattern),
+                words::place(finding)
+            )),
             Update::Summary(s) => {
                 self.target(&s.target).findings.clone_from(&s.findings);
                 self.summaries.push(s.clone());
@@ -144,7 +154,7 @@ fn draw(
     let height = (targets.len() as u16 + 1)
         .min(frame.area().height / 2)
         .max(2);
-    let note_height = (notes.len() as u16).min(3);
+    let note_height = notes.len() as u16;
     let [head, table, details, log, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(height),
@@ -158,10 +168,10 @@ fn draw(
         .values()
         .filter(|t| t.worst() == Some(Tier::Leaking))
         .count();
-    let title = format!(
-        "memtrace watch: {} targets, {leaking} leaking",
-        targets.len()
-    );
+    let title = match targets.len() {
+        1 => format!("memtrace watch: 1 target, {leaking} leaking"),
+        n => format!("memtrace watch: {n} targets, {leaking} leaking"),
+    };
     frame.render_widget(Line::styled(title, Modifier::BOLD), head);
 
     let rows = targets.iter().map(|(name, t)| t.row(name));
@@ -191,11 +201,7 @@ fn draw(
         Paragraph::new(chosen.map_or(Text::default(), Target::details)).wrap(Wrap { trim: false }),
         details,
     );
-    let last = notes.len().saturating_sub(note_height as usize);
-    frame.render_widget(
-        Paragraph::new(notes[last..].join("\n")).style(Modifier::DIM),
-        log,
-    );
+    frame.render_widget(Paragraph::new(notes.join("\n")).style(Modifier::DIM), log);
     frame.render_widget(Line::styled("↑↓ target   q quit", Modifier::DIM), foot);
 }
 
@@ -225,7 +231,7 @@ impl Target {
             Cell::from(state).style(Style::new().fg(color)),
             Cell::from(size(Gauge::HeapInuse)),
             Cell::from(size(Gauge::Rss)),
-            Cell::from(gauge(Gauge::Goroutines).map_or("-".into(), |n| format!("{n:.0}"))),
+            Cell::from(self.goroutines.map_or("-".into(), |n| format!("{n:.0}"))),
             Cell::from(sparkline(&self.heap)),
         ])
     }

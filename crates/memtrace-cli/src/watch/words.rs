@@ -12,6 +12,16 @@ pub(super) fn clock(at: Time) -> String {
     at.to_string().get(11..19).unwrap_or("--:--:--").to_owned()
 }
 
+/// The same with its zone, and with the date where it is not that of `now`.
+fn when(at: Time, now: Time) -> String {
+    let (text, today) = (at.to_string(), now.to_string());
+    if text.get(..10) == today.get(..10) {
+        format!("{}Z", clock(at))
+    } else {
+        format!("{} {}Z", text.get(..10).unwrap_or_default(), clock(at))
+    }
+}
+
 /// The pattern's name in the JSON contract.
 pub(super) fn pattern(pattern: Pattern) -> String {
     serde_json::to_value(pattern)
@@ -54,16 +64,20 @@ pub(super) fn rate(finding: &Finding) -> String {
 pub(super) fn since(finding: &Finding) -> String {
     match (finding.onset, finding.onset_interval) {
         (Some(at), Some([early, late])) => {
-            format!("since {} (± {})", clock(at), span(late.since(early) / 2.0))
+            format!(
+                "since {} (± {})",
+                when(at, finding.at),
+                span(late.since(early) / 2.0)
+            )
         }
-        (Some(at), None) => format!("since {}", clock(at)),
+        (Some(at), None) => format!("since {}", when(at, finding.at)),
         (None, _) => "since before the watch began".into(),
     }
 }
 
 pub(super) fn oom(finding: &Finding) -> String {
-    let Some(bound) = &finding.bound else {
-        return "no memory limit in sight".into();
+    let (Some(bound), Some(at)) = (&finding.bound, finding.oom_at) else {
+        return "no limit is reached within a year at this rate, or none is known".into();
     };
     let limit = format!(
         "{} {}, {} used",
@@ -71,18 +85,15 @@ pub(super) fn oom(finding: &Finding) -> String {
         bytes(bound.bytes as f64),
         bytes(bound.used as f64)
     );
-    let Some(at) = finding.oom_at else {
-        return format!("not reached at this rate ({limit})");
-    };
     let left = span(at.since(finding.at));
     match finding.oom_interval {
         Some((early, late)) => format!(
             "in {left}, at {} ({} … {}; {limit})",
-            clock(at),
-            clock(early),
-            late.map_or("never".into(), clock)
+            when(at, finding.at),
+            when(early, finding.at),
+            late.map_or("never".into(), |t| when(t, finding.at))
         ),
-        None => format!("in {left}, at {} ({limit})", clock(at)),
+        None => format!("in {left}, at {} ({limit})", when(at, finding.at)),
     }
 }
 
@@ -112,8 +123,13 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
     if finding.status == Status::Open {
         lines.push(format!("  OOM      {}", oom(finding)));
     }
+    lines.push(format!("  fix      {}", finding.advice));
     if !finding.before_onset.is_empty() {
-        let times: Vec<_> = finding.before_onset.iter().map(|&t| clock(t)).collect();
+        let times: Vec<_> = finding
+            .before_onset
+            .iter()
+            .map(|&t| when(t, finding.at))
+            .collect();
         lines.push(format!(
             "  before   profiles just before the inflection: {}",
             times.join(", ")
@@ -148,7 +164,6 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
         let head = if i == 0 { "  evidence " } else { "           " };
         lines.push(format!("{head}{text}"));
     }
-    lines.push(format!("  fix      {}", finding.advice));
     lines
 }
 
