@@ -311,10 +311,13 @@ fn run(s: &Scenario, first: usize, last: usize, before: usize, rng: &mut Rng) ->
             row.objects += (n as f64 / p) as u64;
         }
     }
-    // Between two collections the published values stand still.
+    // Go publishes at the end of a collection what was alive at the end of the one
+    // before; between two the values stand still. Where there are several collections
+    // between two profiles that is nearly the present.
     let every = s.gc_every.max(1);
+    let lag = if every > 1 { every } else { 0 };
     (before..steps)
-        .map(|i| rows[(i - i % every).max(before.min(i))])
+        .map(|i| rows[(i - i % every).saturating_sub(lag).max(before.min(i))])
         .collect()
 }
 

@@ -76,8 +76,10 @@ fn bend(lane: &Lane, column: &Column, since: usize, last: usize) -> Option<Onset
         let next = found.index + 1;
         let gathered = (count[next] - count[found.index]) / found.after;
         let at = (t[next] - gathered).clamp(t[next.saturating_sub(stale)], t[next]);
-        let low = t[low.saturating_sub(stale)].min(at);
         let high = t[(high + 1).min(t.len() - 1)].max(at);
+        let lag = lag(lane, since + next);
+        let low = t[low.saturating_sub(stale)].min(at) - lag;
+        let at = at - lag;
         return Some(Onset {
             at: later(start, at),
             interval: [later(start, low), later(start, high)],
@@ -110,10 +112,11 @@ fn bend(lane: &Lane, column: &Column, since: usize, last: usize) -> Option<Onset
     let events = found.after * (end - found.at).max(0.0);
     let walk = 1.96 * (1.0 + 2.0 / 15.0 * events).sqrt() / found.after
         + step * standing(&y[before..]) as f64;
-    let low = found.at - (found.at - found.interval.0).hypot(walk);
+    let lag = lag(lane, since + before + 1);
+    let low = found.at - lag - (found.at - found.interval.0).hypot(walk);
     let high = found.at + (found.interval.1 - found.at).hypot(walk);
     Some(Onset {
-        at: later(start, found.at),
+        at: later(start, found.at - lag),
         interval: [
             later(start, low.max(0.0)),
             later(start, high.min(lane.times[last].since(start))),
@@ -167,20 +170,41 @@ pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<(usize, Time)> {
             || lane.totals[*i] != lane.totals[i - 1]
             || lane.total_births[*i] != lane.total_births[i - 1]
     };
-    let mut told = (0..=from).rev().find(news).unwrap_or(from);
-    let mut seen = Vec::new();
-    if let Some(before) = (0..told).rev().find(news) {
-        seen.push((told, lane.times[before]));
+    let first = (0..=from).rev().find(news).unwrap_or(from);
+    let before = (0..first).rev().find(news);
+    let after = (from + 1..=last).filter(news);
+    let points: Vec<usize> = before.into_iter().chain([first]).chain(after).collect();
+    if points.len() < 5 {
+        return (from..=last).map(|i| (i, lane.times[i])).collect();
     }
-    for i in (from + 1..=last).filter(news) {
-        seen.push((i, lane.times[told]));
-        told = i;
-    }
-    if seen.len() < 4 {
-        (from..=last).map(|i| (i, lane.times[i])).collect()
-    } else {
-        seen
-    }
+    let gap = |k: usize| lane.times[points[k]].since(lane.times[points[k - 1]]);
+    let mut lag = f64::INFINITY;
+    (1..points.len())
+        .map(|k| {
+            // A collection in which nothing changed is not seen; the gap behind it is
+            // no lag. Collections become rarer, but not at once.
+            let next = if k + 1 < points.len() {
+                gap(k + 1)
+            } else {
+                2.0 * lag
+            };
+            lag = gap(k).min(next);
+            let at = lane.times[points[k]].plus_ms((-1000.0 * lag) as i64);
+            (points[k], at)
+        })
+        .collect()
+}
+
+/// How old the news of the first new profile at or after `point` was, seconds; none
+/// where collections are as frequent as profiles.
+fn lag(lane: &Lane, point: usize) -> f64 {
+    let interval = lane.interval();
+    fresh(lane, 0)
+        .into_iter()
+        .find(|&(i, _)| i >= point)
+        .map(|(i, at)| lane.times[i].since(at))
+        .filter(|&lag| lag > 1.5 * interval)
+        .unwrap_or(0.0)
 }
 
 /// Growth of live bytes and objects since point `from`.
