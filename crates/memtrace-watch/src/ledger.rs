@@ -170,9 +170,11 @@ fn related(a: &Finding, b: &Finding) -> bool {
 }
 
 /// Of two looks at one onset the sharper counts: later ones see it from further away.
+/// What began once does not begin again: a step of the heap is no new onset.
 fn keep_sharper_onset(new: &mut Finding, old: &Finding) {
     let width = |f: &Finding| f.onset_interval.map_or(f64::INFINITY, |[a, b]| b.since(a));
-    if width(old) < width(new) {
+    let later = |[_, end]: [Time; 2]| new.onset.is_none_or(|t| t > end);
+    if width(old) < width(new) || old.onset_interval.is_some_and(later) {
         new.onset = old.onset;
         new.onset_interval = old.onset_interval;
         new.before_onset.clone_from(&old.before_onset);

@@ -162,7 +162,8 @@ fn later(start: Time, seconds: f64) -> Time {
 /// the end of the one before (`mProf_NextCycle` in its runtime): a new profile tells
 /// of the moment at which the last one was new. Repeated until the next, or taken for
 /// the present, it would flatten every slope, as collections become rarer in a heap
-/// that grows. All points, as they are, where few are new.
+/// that grows. Where few are new since `from`, earlier ones are added: a single step
+/// has no slope. All points, as they are, where there are too few at all.
 pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<(usize, Time)> {
     let last = lane.times.len().saturating_sub(1);
     let news = |i: &usize| {
@@ -170,11 +171,16 @@ pub(super) fn fresh(lane: &Lane, from: usize) -> Vec<(usize, Time)> {
             || lane.totals[*i] != lane.totals[i - 1]
             || lane.total_births[*i] != lane.total_births[i - 1]
     };
-    let first = (0..=from).rev().find(news).unwrap_or(from);
-    let before = (0..first).rev().find(news);
-    let after = (from + 1..=last).filter(news);
-    let points: Vec<usize> = before.into_iter().chain([first]).chain(after).collect();
-    if points.len() < 5 {
+    const LEAST: usize = 6;
+    let after = (from + 1..=last).filter(news).count();
+    let before = (0..=from)
+        .rev()
+        .filter(news)
+        .take(2.max(LEAST.saturating_sub(after)));
+    let mut points: Vec<usize> = before.collect();
+    points.reverse();
+    points.extend((from + 1..=last).filter(news));
+    if points.len() < LEAST - 1 {
         return (from..=last).map(|i| (i, lane.times[i])).collect();
     }
     let gap = |k: usize| lane.times[points[k]].since(lane.times[points[k - 1]]);
