@@ -274,10 +274,16 @@ const SHOWN: usize = 40;
 /// faster than what was normal before `onset`: more than four robust deviations
 /// above the median, and more than a couple of samples.
 pub(super) fn points(lane: &Lane, column: &Column, onset: Option<usize>) -> Vec<Rate> {
-    let n = lane.times.len();
-    let rate = |i: usize| {
-        let (a, b) = (column.at(i - 1), column.at(i));
-        let minutes = lane.times[i].since(lane.times[i - 1]) / 60.0;
+    // Between two collections nothing is new, and a rate of zero would be none.
+    let seen: Vec<(usize, Time)> = if column.counted {
+        fresh(lane, 0)
+    } else {
+        lane.times.iter().copied().enumerate().collect()
+    };
+    let rate = |k: usize| {
+        let ((i, then), (j, now)) = (seen[k - 1], seen[k]);
+        let (a, b) = (column.at(i), column.at(j));
+        let minutes = now.since(then).max(1.0) / 60.0;
         let objects = b.objects as f64 - a.objects as f64;
         let percent = if a.objects > 0 {
             100.0 * objects / a.objects as f64
@@ -291,26 +297,24 @@ pub(super) fn points(lane: &Lane, column: &Column, onset: Option<usize>) -> Vec<
         (percent / minutes, megabytes / minutes, steps)
     };
     // Goroutines have no bytes: their number is what grows.
-    let pace = |i: usize| if column.counted { rate(i).1 } else { rate(i).2 };
-    let normal: Vec<f64> = match onset {
-        Some(point) => (point.saturating_sub(120).max(1)..=point.min(n.saturating_sub(1)))
-            .map(pace)
-            .collect(),
-        None => Vec::new(),
-    };
+    let pace = |k: usize| if column.counted { rate(k).1 } else { rate(k).2 };
+    let before = onset.map_or(0, |point| seen.partition_point(|&(i, _)| i <= point));
+    let normal: Vec<f64> = (before.saturating_sub(120).max(1)..before)
+        .map(pace)
+        .collect();
     let limit = if normal.len() >= 3 {
         median(&normal) + 4.0 * robust_deviation(&normal)
     } else {
         0.0
     };
-    (n.saturating_sub(SHOWN).max(1)..n)
-        .map(|i| {
-            let (percent, megabytes, steps) = rate(i);
+    (seen.len().saturating_sub(SHOWN).max(1)..seen.len())
+        .map(|k| {
+            let (percent, megabytes, steps) = rate(k);
             Rate {
-                at: lane.times[i],
+                at: lane.times[seen[k].0],
                 objects_percent_per_min: percent,
                 mb_per_min: megabytes,
-                suspicious: pace(i) > limit && steps >= 2.0,
+                suspicious: pace(k) > limit && steps >= 2.0,
             }
         })
         .collect()

@@ -16,6 +16,9 @@ use serde_json::json;
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
 
+/// By how much a watch steps back behind other programs.
+const NICE: i32 = 10;
+
 /// No service is asked more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -35,6 +38,9 @@ trait View {
 
 pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     check(&args)?;
+    // The services come first, on a machine that they share with us too. Where it is
+    // not allowed we go on as we are.
+    let _ = rustix::process::nice(NICE);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
