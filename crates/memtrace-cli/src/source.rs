@@ -165,7 +165,7 @@ fn target_failure(error: &TargetError) -> Failure {
     let line = error.to_string();
     match error {
         TargetError::Unrecognised { .. } | TargetError::Address(_) => Failure::Usage(line),
-        TargetError::NoSuchFile { .. } => Failure::Failed(line),
+        TargetError::NoSuchFile { .. } | TargetError::Folder { .. } => Failure::Failed(line),
         _ => Failure::TargetLost(line),
     }
 }

@@ -77,14 +77,19 @@ pub(crate) fn bytes(n: f64) -> String {
     format!("{value:.2} TiB")
 }
 
-/// A span in its two largest units: `3 h 20 min`.
+/// A span in its two largest units: `3 h 20 min`; a second one of zero is left out.
 pub(crate) fn span(seconds: f64) -> String {
     let s = seconds.max(0.0) as u64;
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        3600..86400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
-        _ => format!("{} d {} h", s / 86400, s % 86400 / 3600),
+    let (large, unit, small, rest) = match s {
+        0..60 => (s, "s", 0, ""),
+        60..3600 => (s / 60, "min", s % 60, "s"),
+        3600..86400 => (s / 3600, "h", s % 3600 / 60, "min"),
+        _ => (s / 86400, "d", s % 86400 / 3600, "h"),
+    };
+    if small == 0 {
+        format!("{large} {unit}")
+    } else {
+        format!("{large} {unit} {small} {rest}")
     }
 }
 
@@ -135,5 +140,6 @@ mod tests {
         assert_eq!(bytes(-2048.0), "-2.00 KiB");
         assert_eq!(bytes(5e12), "4.55 TiB");
         assert_eq!(span(12_000.0), "3 h 20 min");
+        assert_eq!(span(1_800.0), "30 min");
     }
 }

@@ -70,6 +70,9 @@ fn check(args: &[&str], code: i32, says: &str) {
         "{args:?}: {says:?} not in {text:?}"
     );
     assert!(!text.contains("panicked"), "{args:?}: {text}");
+    // Who read nothing knows nothing of health.
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!said.contains("no leak found"), "{args:?}: {said}");
     // Not a matter of speed: whoever hangs has not said anything.
     assert!(
         started.elapsed().as_secs() < 60,
@@ -252,6 +255,7 @@ fn files_that_are_no_profiles() {
         path.to_string_lossy().into_owned()
     };
     check(&["top", &file("empty", b"")], 1, "empty");
+    check(&["top", &dir.path().to_string_lossy()], 1, "is a folder");
     check(&["top", &file("page", b"<html><body>hello")], 1, "HTML");
     check(&["top", &file("noise", &[0xff; 300])], 1, "not a profile");
     check(&["diff", &file("a", b"\x1f\x8b"), &file("b", b"")], 1, "a:");

@@ -52,6 +52,9 @@ impl View for Lines {
 }
 
 fn summary(s: &memtrace_watch::Summary) -> String {
+    if s.profiles == 0 {
+        return "no profile could be read".into();
+    }
     let seen = format!(
         "{} profiles in {}",
         s.profiles,

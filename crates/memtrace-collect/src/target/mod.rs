@@ -81,6 +81,12 @@ pub enum TargetError {
         /// What was given.
         path: String,
     },
+    /// It is there, but it holds no profile itself.
+    #[error("{path:?} is a folder; name a profile in it, or a store as DIR@TIME")]
+    Folder {
+        /// What was given.
+        path: String,
+    },
     /// The address is unusable.
     #[error(transparent)]
     Address(#[from] ScrapeError),
@@ -208,8 +214,11 @@ impl Target {
             return Ok(Self::Url(Endpoint::parse(text)?));
         }
         if text.contains(['/', '.']) && !text.contains('@') {
-            return Err(TargetError::NoSuchFile {
-                path: sanitise(text, 120),
+            let path = sanitise(text, 120);
+            return Err(if Path::new(text).is_dir() {
+                TargetError::Folder { path }
+            } else {
+                TargetError::NoSuchFile { path }
             });
         }
         Err(unrecognised())
@@ -581,7 +590,7 @@ mod tests {
             ("cnc", "is no target"),
             ("./none.pb.gz", "no such file"),
             ("/nonexistent/heap", "no such file"),
-            ("/", "no such file"),
+            ("/", "is a folder"),
             ("ftp://host", "only http"),
             ("docker://xyz", "is no target"),
             ("http://u:p@host", "no credentials"),
