@@ -193,6 +193,9 @@ func (t *tag) number() {
 // ended first before others, at most half of all: what ended a moment ago may well
 // come again.
 func recycle() {
+	// The profile shows what was allocated before this moment, less the lag; a tag used
+	// since may hold what it does not show.
+	now := collections.Load()
 	live, err := liveIDs()
 	tags.mu.Lock()
 	defer tags.mu.Unlock()
@@ -200,7 +203,6 @@ func recycle() {
 	if err != nil {
 		return
 	}
-	now := collections.Load()
 	var over []*tag
 	for id, t := range tags.byID {
 		if t != nil && !live[id] && t.open.Load() == 0 && t.ended.Load()+publishLag <= now {

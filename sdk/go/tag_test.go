@@ -389,8 +389,10 @@ func TestNumbersComeBack(t *testing.T) {
 	}
 	names, _ := tagNames()
 	all := fmt.Sprint(names)
-	if !strings.Contains(all, "holds memory") || !strings.Contains(all, "still open") {
-		t.Error("a tag in use lost its number")
+	for _, name := range []string{"holds memory", "still open"} {
+		if !strings.Contains(all, name) {
+			t.Errorf("the tag %q, in use, lost its number; held: %v", name, heldByTag(t))
+		}
 	}
 	if len(names) > maxID {
 		t.Errorf("%d names", len(names))
