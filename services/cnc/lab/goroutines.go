@@ -28,9 +28,8 @@ func dispatch(f *fault.Fault, d time.Duration) (perMinute float64, s scheduler.S
 		for sched.Stats().InFlight > 0 {
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}()
-	before := runtime.NumGoroutine()
+	before := goroutines()
 	var wg sync.WaitGroup
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
@@ -52,13 +51,23 @@ func dispatch(f *fault.Fault, d time.Duration) (perMinute float64, s scheduler.S
 	}
 	took := time.Since(began)
 	wg.Wait()
-	time.Sleep(timeout) // what is cancelled ends by now
-	left := runtime.NumGoroutine() - before
+	left := goroutines() - before
 	select {
 	case err = <-failed:
 	default:
 	}
 	return float64(left) / took.Minutes(), sched.Stats(), err
+}
+
+// goroutines returns their number once it has not changed for a while.
+func goroutines() int {
+	n, since := runtime.NumGoroutine(), time.Now()
+	for began := since; time.Since(since) < 100*time.Millisecond && time.Since(began) < 5*time.Second; time.Sleep(time.Millisecond) {
+		if now := runtime.NumGoroutine(); now != n {
+			n, since = now, time.Now()
+		}
+	}
+	return n
 }
 
 func writeGoroutines(w io.Writer, e effort) error {
