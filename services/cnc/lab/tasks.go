@@ -198,11 +198,10 @@ without a pause, on %d cores. All waiting for locks includes that of the schedul
 	fmt.Fprintf(w, `83 ns is out of reach for this `+"`NewMotionTask`"+`: 8 KiB fill a span of their own, so each asks `+"`mcentral`"+` for one.
 
 Go has no measure of how long `+"`mcentral.lock`"+` is held. What there is: `+"`/sync/mutex/wait/total:seconds`"+` counts
-waiting, since Go 1.22 for the runtime's own locks too; it times one wait in eight and multiplies, so few waits make a
-wild number. The mutex profile has
-these locks since 1.22, as `+"`runtime._LostContendedRuntimeLock`"+` without their stacks (1.22 to 1.24 give stacks with
-`+"`GODEBUG=runtimecontentionstacks=1`"+`, with another meaning), and from 1.25 with the stack of the unlock that others
-waited for.
+waiting, since Go 1.22 for the runtime's own locks too; it times one wait in eight and multiplies, so few waits make
+a wild number. The mutex profile has these locks since 1.22, as `+"`runtime._LostContendedRuntimeLock`"+` without their stacks
+(1.22 to 1.24 give stacks with `+"`GODEBUG=runtimecontentionstacks=1`"+`, with another meaning), and from 1.25 with the
+stack of the unlock that others waited for.
 `)
 	return nil
 }
