@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,6 +153,7 @@ func TestHostileRequests(t *testing.T) {
 		{"cookie for the token", heap + host + "Cookie: X-Pprof-Token=" + goodToken + "\r\n" + end, 403},
 		{"token in the query", "GET /debug/pprof/heap?token=" + goodToken + " HTTP/1.1\r\n" + host + end, 403},
 		{"token in query and header", "GET /debug/pprof/heap?X-Pprof-Token=" + goodToken + " HTTP/1.1\r\n" + host + good + end, 403},
+		{"another token in the query", "GET /debug/pprof/heap?Token=abc HTTP/1.1\r\n" + host + good + end, 403},
 		{"the value in the query", "GET /debug/pprof/heap?k=%30" + goodToken[1:] + " HTTP/1.1\r\n" + host + good + end, 403},
 		{"a query that cannot be read", "GET /debug/pprof/heap?%zz HTTP/1.1\r\n" + host + good + end, 403},
 		{"token in the path", "GET /debug/pprof/" + goodToken + " HTTP/1.1\r\n" + host + end, 403},
@@ -563,6 +565,26 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	}
 }
 
+func TestTokenFromTheEnvironment(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("a-token-in-a-file-0001\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ env, envFile, option, want string }{
+		{"a-token-in-the-environment", "", "", "a-token-in-the-environment"},
+		{"", file, "", "a-token-in-a-file-0001"},
+		{"a-token-in-the-environment", file, "", "a-token-in-the-environment"},
+		{"a-token-in-the-environment", file, goodToken, goodToken},
+	} {
+		t.Setenv("PPROF_TOKEN", c.env)
+		t.Setenv("PPROF_TOKEN_FILE", c.envFile)
+		source, err := (&guardConfig{token: c.option}).tokenSource()
+		if err != nil || !source.matches(c.want, time.Now()) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 // TestComparison pins that tokens are compared as hashes: a difference in the first
 // byte, in the last and in length are all differences of the same 32 bytes. That
 // subtle.ConstantTimeCompare is what compares them is read from the source.
@@ -754,6 +776,65 @@ func TestSlowLoris(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 }
+
+func TestBoundedListener(t *testing.T) {
+	l := newBoundedListener(nil)
+	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
+	for i := 0; i < maxConns; i++ {
+		if !l.enter(peer(i % 4)) {
+			t.Fatalf("connection %d is shut out", i)
+		}
+	}
+	if l.enter(peer(9)) {
+		t.Error("one more than all")
+	}
+	l.leave(peer(0))
+	if !l.enter(peer(9)) {
+		t.Error("a place that became free is not given")
+	}
+	for i := 0; i < maxConns; i++ {
+		l.leave(peer(9))
+		if !l.enter(peer(9)) {
+			t.Fatal("a place is lost")
+		}
+	}
+	if l.open != maxConns {
+		t.Errorf("%d open", l.open)
+	}
+
+	l = newBoundedListener(nil)
+	l.handshakes = newBucket(0, 3, time.Now())
+	for i, want := range []bool{true, true, true, false} {
+		if l.enter(peer(1)) != want {
+			t.Errorf("handshake %d", i)
+		}
+	}
+	if l.open != 3 || l.peers[peer(1)] != 3 {
+		t.Errorf("%d open", l.open)
+	}
+}
+
+// BenchmarkRefusal is what a request without the right token costs, beside HTTP.
+func BenchmarkRefusal(b *testing.B) {
+	g, err := newEndpoint(nil, guardConfig{token: goodToken, goroutineEvery: time.Minute, audit: io.Discard})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "http://localhost/debug/pprof/heap", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Header.Set("X-Pprof-Token", "not-the-token-at-all")
+	b.ReportAllocs()
+	for i := 0; i < b.N; i++ {
+		g.Handler().ServeHTTP(nowhere{}, r)
+	}
+	g.Close()
+}
+
+type nowhere struct{}
+
+func (nowhere) Header() http.Header         { return http.Header{} }
+func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (nowhere) WriteHeader(int)             {}
 
 func TestExtraHandler(t *testing.T) {
 	extraHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "extra "+r.URL.Path) })
