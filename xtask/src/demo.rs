@@ -225,6 +225,11 @@ impl Service {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks the service for its truth.
     pub(crate) fn truth(&self) -> Outcome<Truth> {
         let json = get(&self.url, "/truth")?;

@@ -59,6 +59,7 @@ pub(crate) fn run(rounds: u32, seconds: u64) -> Outcome {
     let mut pooled: [Histogram; 3] = Default::default();
     let mut ratios: [Vec<f64>; 3] = Default::default();
     let mut slowest = [Duration::ZERO; 3];
+    let mut cpu = [Duration::ZERO; 3];
     for round in 0..rounds {
         let mut order = [0, 1, 2];
         if round % 2 == 1 {
@@ -69,6 +70,7 @@ pub(crate) fn run(rounds: u32, seconds: u64) -> Outcome {
             let turn = turn(&service, KINDS[i], &bystander, seconds)?;
             p999[i] = quantile(&turn.jitter);
             slowest[i] = slowest[i].max(turn.profile);
+            cpu[i] += turn.cpu;
             merge(&mut pooled[i], turn.jitter);
         }
         println!(
@@ -86,14 +88,16 @@ pub(crate) fn run(rounds: u32, seconds: u64) -> Outcome {
     let mut text = format!(
         "`cargo xtask bench guard --rounds {rounds} --seconds {seconds}`: {RATE} requests/s with a wrong token, half of them on \
          connections of their own. All were refused with 403; a request with the token in the middle of each turn got its profile.\n\n\
-         | turns | p99.9 jitter | pooled ratio to quiet | median of rounds | quartiles of rounds | profile took at most |\n\
-         |---|---|---|---|---|---|\n"
+         | turns | p99.9 jitter | pooled ratio to quiet | median of rounds | quartiles of rounds | profile took at most | CPU of the service |\n\
+         |---|---|---|---|---|---|---|\n"
     );
+    let cores = |i: usize| 100.0 * cpu[i].as_secs_f64() / (u64::from(rounds) * seconds) as f64;
     let _ = writeln!(
         text,
-        "| quiet | {:.1} µs | | | | {} ms |",
+        "| quiet | {:.1} µs | | | | {} ms | {:.1} % of a core |",
         quiet as f64 / 1e3,
-        slowest[0].as_millis()
+        slowest[0].as_millis(),
+        cores(0)
     );
     for (i, name) in [
         (1, "flood at the guard"),
@@ -103,13 +107,14 @@ pub(crate) fn run(rounds: u32, seconds: u64) -> Outcome {
         let at = |q: f64| ratios[i][((ratios[i].len() - 1) as f64 * q) as usize];
         let _ = writeln!(
             text,
-            "| {name} | {:.1} µs | **{:.3}** | {:.3} | {:.3} … {:.3} | {} ms |",
+            "| {name} | {:.1} µs | **{:.3}** | {:.3} | {:.3} … {:.3} | {} ms | {:.1} % |",
             quantile(&pooled[i]) as f64 / 1e3,
             quantile(&pooled[i]) as f64 / quiet.max(1) as f64,
             at(0.5),
             at(0.25),
             at(0.75),
-            slowest[i].as_millis()
+            slowest[i].as_millis(),
+            cores(i)
         );
     }
     let _ = writeln!(
@@ -129,6 +134,8 @@ struct Turn {
     jitter: Histogram,
     /// How long the holder of the token waited for a heap profile.
     profile: Duration,
+    /// What the service used of a core.
+    cpu: Duration,
 }
 
 fn turn(service: &Service, kind: Kind, bystander: &str, seconds: u64) -> Outcome<Turn> {
@@ -150,7 +157,9 @@ fn turn(service: &Service, kind: Kind, bystander: &str, seconds: u64) -> Outcome
             thread::sleep(Duration::from_secs(seconds) / 2);
             heap_profile(guard)
         });
+        let before = cpu_time(service.pid())?;
         let jitter = one_turn(service, seconds);
+        let cpu = cpu_time(service.pid())?.saturating_sub(before);
         stop.store(true, Ordering::Relaxed);
         let mut sent = 0;
         for sender in senders {
@@ -164,8 +173,26 @@ fn turn(service: &Service, kind: Kind, bystander: &str, seconds: u64) -> Outcome
         Ok(Turn {
             jitter: jitter?,
             profile,
+            cpu,
         })
     })
+}
+
+/// CPU time that a process has used (Linux).
+fn cpu_time(pid: u32) -> Outcome<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|e| e.to_string())?;
+    // The name in parentheses may hold anything; user and system time are the 14th and
+    // 15th field, in ticks of 10 ms.
+    let ticks: u64 = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Sends at fixed times until told to stop, whatever the answers take, and gives the
