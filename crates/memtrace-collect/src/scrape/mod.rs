@@ -279,6 +279,7 @@ impl Scraper {
             last.insert(self.endpoint.clone(), now);
             before
         };
+        let not_before = self.not_before;
         let result = self
             .fetch(Ask {
                 path: "pprof/goroutine",
@@ -286,6 +287,10 @@ impl Scraper {
                 once: true,
             })
             .await;
+        if matches!(&result, Err(ScrapeError::Status { status: 429, .. })) {
+            // A service that limits dumps, as the Go SDK's guard does, still gives heap profiles.
+            self.not_before = not_before;
+        }
         let mut last = last_dumps();
         match &result {
             Err(e) if !e.may_have_cost() => match before {
