@@ -24,8 +24,8 @@ const (
 	bodyPatience = 500 * time.Millisecond
 )
 
-// extraHandler serves [memtraceRoot] behind the guard; nil means that nothing is there.
-var extraHandler http.Handler
+// extraHandler serves [memtraceRoot] behind the guard.
+var extraHandler = Handler()
 
 // GuardOption changes what [Guard] does.
 type GuardOption func(*guardConfig)
@@ -326,8 +326,8 @@ type guard struct {
 	config     guardConfig
 	token      *tokenSource // nil where a client certificate is enough
 	audit      *auditLog
-	accesses   *bucket
-	goroutines *bucket
+	accesses   *tokenBucket
+	goroutines *tokenBucket
 	profiling  chan struct{} // holds one while a profile is taken
 	closed     atomic.Bool
 }
@@ -373,7 +373,7 @@ func (g *guard) route(w http.ResponseWriter, r *http.Request) string {
 	switch {
 	case isProfile:
 		return g.pprof(w, r, name)
-	case extraHandler != nil && strings.HasPrefix(r.URL.Path, memtraceRoot) && isClean(r.URL.Path):
+	case strings.HasPrefix(r.URL.Path, memtraceRoot) && isClean(r.URL.Path):
 		extraHandler.ServeHTTP(w, r)
 		return ""
 	default:

@@ -35,7 +35,7 @@ type auditLog struct {
 	w io.Writer // nil: no log
 
 	mu      sync.Mutex
-	lines   *bucket
+	lines   *tokenBucket
 	queue   []byte
 	writing bool
 	leftOut uint64

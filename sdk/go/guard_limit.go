@@ -18,8 +18,8 @@ const (
 	maxConns, maxPeerConns = 128, 64
 )
 
-// bucket is a token bucket.
-type bucket struct {
+// tokenBucket is a token tokenBucket.
+type tokenBucket struct {
 	rate, burst float64 // a second; at most
 
 	mu    sync.Mutex
@@ -27,12 +27,12 @@ type bucket struct {
 	last  time.Time
 }
 
-func newBucket(rate, burst float64, now time.Time) *bucket {
-	return &bucket{rate: rate, burst: burst, level: burst, last: now}
+func newBucket(rate, burst float64, now time.Time) *tokenBucket {
+	return &tokenBucket{rate: rate, burst: burst, level: burst, last: now}
 }
 
 // take takes one, or says how long to wait until there is one.
-func (b *bucket) take(now time.Time) (time.Duration, bool) {
+func (b *tokenBucket) take(now time.Time) (time.Duration, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if passed := now.Sub(b.last).Seconds(); passed > 0 {
@@ -50,7 +50,7 @@ func (b *bucket) take(now time.Time) (time.Duration, bool) {
 // from them then, no goroutine runs for them, and no handshake was made.
 type boundedListener struct {
 	net.Listener
-	handshakes *bucket // nil without TLS
+	handshakes *tokenBucket // nil without TLS
 
 	mu    sync.Mutex
 	open  int
