@@ -181,6 +181,8 @@ func TestProfiles(t *testing.T) {
 		{"/debug/pprof/goroutine?debug=1", token, 429},
 		{"/debug/pprof/profile?seconds=1", token, 403},
 		{"/debug/pprof/", token, 200},
+		{"/debug/memtrace/tags", token, 200},
+		{"/debug/memtrace/tags", "", 403},
 		{"/state", "", 200},
 	} {
 		if status, _ := request(t, "GET", base+c.path, "", "X-Pprof-Token", c.token); status != c.status {
@@ -234,6 +236,8 @@ func TestFlags(t *testing.T) {
 	for _, args := range [][]string{
 		{"-leak", "all"}, {"-leak-rate", "fast"}, {"-leak-rate", "-1"}, {"-load-shape", "round"},
 		{"-speed", "0"}, {"-load", "-1"}, {"extra"}, {"-load-period", "0s"},
+		{"-tasks", "-1"}, {"-tasks", "NaN"}, {"-tasks", "1001"}, {"-axes", "0"}, {"-axes", "1001"},
+		{"-leak", "tag"}, {"-tagged-jobs", "-1"}, {"-tagged-jobs", "1000"},
 	} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%q: no error", args)
