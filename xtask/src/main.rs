@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod guard_bench;
 mod harm;
+mod matrix;
 mod pprof_bench;
 mod replay;
 mod store_bench;
@@ -60,6 +61,11 @@ enum Verb {
     Replay {
         /// Folder of a store that `memtrace watch --store` wrote
         store: std::path::PathBuf,
+    },
+    /// The Go SDK and a watch of a real service, with every Go from 1.21 to the newest
+    Matrix {
+        /// Only versions that begin with this, such as 1.22
+        version: Option<String>,
     },
     /// Run every fuzz target for a while
     Fuzz {
@@ -118,6 +124,7 @@ fn main() -> ExitCode {
             what: Bench::Guard { rounds, seconds },
         } => guard_bench::run(rounds, seconds),
         Verb::Replay { store } => replay::run(&store),
+        Verb::Matrix { version } => matrix::run_all(version.as_deref()),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {
