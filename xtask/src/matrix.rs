@@ -41,9 +41,19 @@ pub(crate) fn run_all(only: Option<&str>) -> Outcome {
         services.push((version, program));
     }
     if services.is_empty() {
-        return Err(format!("no such version; there are {}", VERSIONS.join(", ")));
+        return Err(format!(
+            "no such version; there are {}",
+            VERSIONS.join(", ")
+        ));
     }
-    run(cargo().args(["test", "--package", "memtrace-cli", "--test", "leaks", "--no-run"]))?;
+    run(cargo().args([
+        "test",
+        "--package",
+        "memtrace-cli",
+        "--test",
+        "leaks",
+        "--no-run",
+    ]))?;
     let mut failed = Vec::new();
     for some in services.chunks(AT_ONCE) {
         let running: Vec<(&str, Child)> = some
@@ -52,8 +62,8 @@ pub(crate) fn run_all(only: Option<&str>) -> Outcome {
             .collect::<Outcome<_>>()?;
         for (version, child) in running {
             let done = child.wait_with_output().map_err(|e| e.to_string())?;
-            let passed = done.status.success()
-                && String::from_utf8_lossy(&done.stdout).contains("1 passed");
+            let passed =
+                done.status.success() && String::from_utf8_lossy(&done.stdout).contains("1 passed");
             eprintln!("Go {version}: {}", if passed { "ok" } else { "FAILED" });
             if !passed {
                 eprintln!("{}", String::from_utf8_lossy(&done.stdout));
@@ -70,7 +80,14 @@ pub(crate) fn run_all(only: Option<&str>) -> Outcome {
 fn watch(program: &PathBuf) -> Outcome<Child> {
     let mut command: Command = cargo();
     command
-        .args(["test", "--quiet", "--package", "memtrace-cli", "--test", "leaks"])
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "memtrace-cli",
+            "--test",
+            "leaks",
+        ])
         .args(["--", "--exact", WATCH])
         .env("MEMTRACE_CNC", program)
         .env("MEMTRACE_MINUTES", "1")
