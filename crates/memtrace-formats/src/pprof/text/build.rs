@@ -39,22 +39,32 @@ impl Builder {
     }
 
     /// Adds a sample. Where `frames` are given they are the stack: Go leaves out
-    /// what belongs to the runtime, as it does in the protocol buffer.
+    /// what belongs to the runtime, as it does in the protocol buffer. With
+    /// `with_runtime` the calls that it leaves out at the leaf stay, as bare addresses.
     pub(super) fn sample(
         &mut self,
         values: &[i64],
         addresses: impl Iterator<Item = u64>,
         frames: &[Frame<'_>],
         labels: &[Label],
+        with_runtime: bool,
     ) {
-        let stack: Vec<LocationId> = if frames.is_empty() {
-            addresses.map(|a| self.location(a)).collect()
-        } else {
+        let stack: Vec<LocationId> = if let Some(first) = frames.first() {
+            let mut addresses = addresses.peekable();
+            let mut stack = Vec::new();
+            while let Some(a) = addresses.next_if(|&a| with_runtime && a != first.address) {
+                stack.push(self.location(a));
+            }
+            // A shown frame that is no address of the stack: nothing is left out.
+            if addresses.peek().is_none() {
+                stack.clear();
+            }
             // Frames of one address are calls inlined into each other.
-            frames
-                .chunk_by(|a, b| a.address == b.address)
-                .map(|calls| self.symbolised(calls))
-                .collect()
+            let calls = frames.chunk_by(|a, b| a.address == b.address);
+            stack.extend(calls.map(|calls| self.symbolised(calls)));
+            stack
+        } else {
+            addresses.map(|a| self.location(a)).collect()
         };
         let p = &mut self.profile;
         let (Some(stack), Some(labels)) = (p.stacks.intern(&stack), p.label_sets.intern(labels))
