@@ -384,3 +384,5 @@ fn is_dependency(frame: &Frame) -> bool {
     frame.file.contains("@v") || frame.file.contains("/vendor/")
 }
 
+#[cfg(test)]
+mod tests;

@@ -67,8 +67,7 @@ const SHAPES: &[Shape] = &[
     (HotPattern::TaskLifecycle, |s, _| task_lifecycle(s)),
     (HotPattern::InterpolationLoop, |s, _| {
         small_under(s, |f, is_site| {
-            words(f)
-                .any(|w| w.starts_with("interpolat") || w == "servo" || (w == "interp" && is_site))
+            words(f).any(|w| w.starts_with("interpolat") || (w == "interp" && is_site))
         })
     }),
     (HotPattern::PerTickAllocation, |s, _| {
