@@ -141,6 +141,37 @@ fn recycled_tasks_and_idleness_are_quiet() {
     }
 }
 
+#[test]
+fn a_profile_that_shows_nothing_yet_is_no_rate() {
+    let Some((_, program)) = SERVICE.as_ref() else {
+        return;
+    };
+    let mut service = Service::start(program, &["quiet"]);
+    // Nothing was collected, so nothing was published.
+    let output = run(&["hot", &service.url, "--for", "1s", "--all"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("garbage collection"), "{text}");
+    // The runtime's own count tells as much, and a collection on demand the rest.
+    let idle = lines(&run(&["hot", &service.url, "--for", "1s", "--json"]));
+    assert_eq!(idle[0]["quiet"], true);
+    let forced = run(&[
+        "hot",
+        &service.url,
+        "--for",
+        "1s",
+        "--gc",
+        "--all",
+        "--json",
+    ]);
+    let forced = lines(&forced);
+    assert!(forced[0]["seconds"].as_f64().is_some_and(|s| s > 0.0));
+
+    service.kill();
+    let output = run(&["hot", &service.url, "--for", "1s"]);
+    assert_eq!(output.status.code(), Some(3));
+}
+
 /// A GET whose answer is bytes.
 fn get(url: &str, path: &str) -> Vec<u8> {
     let host = url.trim_start_matches("http://");

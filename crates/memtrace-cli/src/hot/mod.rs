@@ -6,7 +6,7 @@ mod report;
 use std::io::{self, Write};
 
 use memtrace_analysis::hot::{By, Hot, QUIET, hot};
-use memtrace_model::{HOT_SCHEMA, HotLine, HotTotal};
+use memtrace_model::{HOT_SCHEMA, HotLine, HotTotal, Profile};
 
 use crate::args::{HotArgs, HotBy};
 use crate::convert::write;
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
     };
     // Whoever allocates next to nothing need not collect for us to say so.
     let silent = runtime.as_ref().is_some_and(|r| r.bytes_per_s < QUIET) && !args.all;
-    let mut found = match readings.window(args) {
+    let (old, new) = (&readings.old.profile, &readings.new.profile);
+    let column = |p: &Profile| p.sample_type("alloc_space").map(|c| p.total(c) as f64);
+    let bytes = column(new).unwrap_or(0.0) - column(old).unwrap_or(0.0);
+    let rate = runtime.as_ref().map(|r| r.bytes_per_s);
+    let mut found = match readings.window(args, bytes, rate) {
         Err(_) if silent => Hot::default(),
         window => {
             let window = window?;
@@ -38,7 +42,6 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
                 HotBy::Function => By::Function,
                 HotBy::Package => By::Package,
             };
-            let (old, new) = (&readings.old.profile, &readings.new.profile);
             let found = hot(old, new, window.seconds, by)
                 .map_err(|error| Failure::failed(&total.target, error))?;
             total.from = window.from;
@@ -51,9 +54,7 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
     };
     total.bytes = found.bytes;
     total.objects = found.objects;
-    let rate = runtime
-        .as_ref()
-        .map_or(total.bytes_per_s, |r| r.bytes_per_s);
+    let rate = rate.unwrap_or(total.bytes_per_s);
     total.explains = runtime
         .as_ref()
         .filter(|r| r.bytes_per_s > 0.0 && total.seconds > 0.0)

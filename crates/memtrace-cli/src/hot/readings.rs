@@ -172,28 +172,23 @@ impl Readings {
         }))
     }
 
-    /// The time between the moments up to which the two profiles count.
-    pub(super) fn window(&self, args: &HotArgs) -> Result<Window, Failure> {
+    /// The time between the moments up to which the two profiles count. Between them
+    /// the profile counts `bytes`; `rate` is the runtime's own, bytes a second.
+    pub(super) fn window(
+        &self,
+        args: &HotArgs,
+        bytes: f64,
+        rate: Option<f64>,
+    ) -> Result<Window, Failure> {
         if let (Some(old), Some(new)) = (&self.old.stats, &self.new.stats) {
-            let published = |s: &MemStats| match args.access.gc {
-                true => s.last_gc,
-                false => s.published,
-            };
-            let (from, to) = (published(old), published(new));
-            if from == 0 || to <= from {
-                return Err(Failure::Failed(format!(
-                    "the service's heap profile shows nothing new: it needs two garbage collections before the first \
-                     reading and one between the readings (it had {} and {}); read for longer (--for 1m) or ask for \
-                     collections (--gc)",
+            return published(old, new, args.access.gc, bytes, rate).ok_or_else(|| {
+                Failure::Failed(format!(
+                    "the service's heap profile shows nothing new: it counts what was allocated until the last garbage \
+                     collection but one, and there were {} before the first reading and {} between the two; read for \
+                     longer (--for 1m), or ask for collections (--gc)",
                     old.num_gc,
                     new.num_gc.saturating_sub(old.num_gc)
-                )));
-            }
-            let time = |ns: u64| Some(Time(i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX)));
-            return Ok(Window {
-                from: time(from),
-                to: time(to),
-                seconds: (to - from) as f64 / 1e9,
+                ))
             });
         }
         let (from, to) = (self.old.at, self.new.at);
@@ -211,4 +206,36 @@ impl Readings {
             )),
         }
     }
+}
+
+/// The moments up to which two profiles of Go count: the end of the last collection but
+/// one; of the last, where it was forced. Which one was forced is not told, only how many:
+/// where there are any, the moments are taken at which `bytes` agrees best with `rate`.
+fn published(
+    old: &MemStats,
+    new: &MemStats,
+    forced: bool,
+    bytes: f64,
+    rate: Option<f64>,
+) -> Option<Window> {
+    let moments = |s: &MemStats| match (forced, s.num_forced_gc) {
+        (true, _) => vec![s.last_gc],
+        (false, 0) => vec![s.last_gc_but_one],
+        (false, _) => vec![s.last_gc_but_one, s.last_gc],
+    };
+    let (ends, starts) = (moments(new), moments(old));
+    let pairs = starts
+        .iter()
+        .flat_map(|&from| ends.iter().map(move |&to| (from, to)))
+        .filter(|&(from, to)| 0 < from && from < to && bytes > 0.0);
+    let off = |(from, to): (u64, u64)| {
+        rate.map_or(0.0, |rate| (bytes - rate * (to - from) as f64 / 1e9).abs())
+    };
+    let (from, to) = pairs.min_by(|&a, &b| off(a).total_cmp(&off(b)))?;
+    let time = |ns: u64| Some(Time(i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX)));
+    Some(Window {
+        from: time(from),
+        to: time(to),
+        seconds: (to - from) as f64 / 1e9,
+    })
 }

@@ -37,6 +37,11 @@ pub(super) fn text(total: &HotTotal, sites: &[HotSite], wanted: usize) -> Vec<St
         }
         lines.push(line);
     }
+    if shown.iter().any(|s| s.rank.is_none()) {
+        lines.push(
+            "~ too few objects were sampled to tell the place; read for longer (--for 1m)".into(),
+        );
+    }
     for site in shown.iter().filter(|s| is_told(s)) {
         lines.push(String::new());
         lines.push(format!(

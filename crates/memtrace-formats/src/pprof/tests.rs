@@ -544,7 +544,7 @@ fn go_heap_text_has_names_and_gauges() {
     assert_eq!(stats.gc_cpu_fraction, 0.25);
     assert_eq!((stats.max_rss, stats.num_forced_gc), (21_860_352, 0));
     // The fourth collection ended where the ring begins anew.
-    assert_eq!(stats.published, 9);
+    assert_eq!(stats.last_gc_but_one, 9);
 
     let p = &parsed.profile;
     assert_eq!(p.period, 524_288);
@@ -569,6 +569,27 @@ fn go_heap_text_has_names_and_gauges() {
     round_trip(p);
 }
 
+/// A function that calls itself returns to one address at each level, like calls that were
+/// inlined into each other.
+#[test]
+fn recursion_in_text_is_no_inlining() {
+    let frame = |name| format!("#\t0x40b000\tmain.{name}+0x20\t\t/app/main.go:9\n");
+    let level = frame("inlined") + &frame("recursive");
+    let record = |levels: usize| {
+        let addresses = " 0x40b001".repeat(levels);
+        format!("1: 16 [1: 16] @{addresses}\n{}\n", level.repeat(levels))
+    };
+    let text = format!(
+        "heap profile: 2: 48 [5: 4144] @ heap/1048576\n{}{}",
+        record(3),
+        record(1)
+    );
+    let p = parse(text.as_bytes()).unwrap().profile;
+    let depth = |stack| p.frames(StackId(stack)).count();
+    assert_eq!((depth(0), depth(1)), (6, 2));
+    assert_eq!(p.locations.len(), 1);
+}
+
 #[test]
 fn calls_into_the_runtime_can_be_kept_and_named() {
     let text = b"heap profile: 2: 48 [5: 4144] @ heap/1048576\n\
@@ -577,7 +598,10 @@ fn calls_into_the_runtime_can_be_kept_and_named() {
         #\t0x40c000\tmain.main+0x10\t\t/app/main.go:30\n\
         \n\
         1: 32 [4: 4128] @ 0x40a0c8 0x40d001\n\
-        #\t0x40f000\tmain.elsewhere+0x47\t\t/app/main.go:12\n";
+        #\t0x40f000\tmain.elsewhere+0x47\t\t/app/main.go:12\n\
+        \n\
+        1: 32 [4: 4128] @ 0x40a0c8\n\
+        #\t0x40a0c7\truntime.mallocgc+0x7\t\t/go/malloc.go:12\n";
     let mut p = with_runtime_calls(text).unwrap().profile;
     let names = [(0x40_a0c7, "runtime.mallocgc".to_owned()), (7, "x".into())];
     p.name_addresses(&names.into());
@@ -591,6 +615,9 @@ fn calls_into_the_runtime_can_be_kept_and_named() {
         ["runtime.mallocgc", "main.leak", "main.main"]
     );
     assert_eq!(functions(&p, 1), ["main.elsewhere"]);
+    // What another stack shows does not change what this one is.
+    let files = |stack| p.frames(StackId(stack)).map(|f| f.file).next();
+    assert_eq!((files(0), files(2)), (Some(""), Some("/go/malloc.go")));
     assert_eq!(
         functions(&parse(text).unwrap().profile, 0),
         ["main.leak", "main.main"]

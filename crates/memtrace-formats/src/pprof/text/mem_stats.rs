@@ -49,9 +49,9 @@ pub struct MemStats {
     /// Greatest resident set so far, bytes, where the system tells it.
     pub max_rss: u64,
     /// End of the last collection but one, nanoseconds since the Unix epoch; 0 before
-    /// the second. A heap profile that no collection was forced for counts what was
-    /// allocated until then (`runtime/mprof.go`).
-    pub published: u64,
+    /// the second. A heap profile counts what was allocated until then, or, where the
+    /// program itself asked for the last collection, until that (`runtime/mprof.go`).
+    pub last_gc_but_one: u64,
 }
 
 /// Reads lines like `# HeapAlloc = 4096`.
@@ -110,7 +110,7 @@ pub(super) fn read<'a>(lines: impl Iterator<Item = &'a str>) -> MemStats {
     if let Some(before) = (stats.num_gc as usize).checked_sub(2)
         && !ends.is_empty()
     {
-        stats.published = ends[before % ends.len()];
+        stats.last_gc_but_one = ends[before % ends.len()];
     }
     stats
 }
