@@ -21,6 +21,7 @@ mod error;
 pub mod folded;
 mod gzip;
 pub mod pprof;
+pub mod sdk;
 pub mod speedscope;
 
 pub use error::{Error, Warning};

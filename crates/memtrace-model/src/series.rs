@@ -97,6 +97,10 @@ gauges! {
     RuntimeSys = "runtime_sys",
     /// Completed GC cycles.
     GcCycles = "gc_cycles",
+    /// Bytes that a garbage collection found alive, exact (memtrace SDK).
+    HeapLive = "heap_live",
+    /// Finalizers and cleanups that are due and not yet run (memtrace SDK).
+    FinalizersWaiting = "finalizers_waiting",
 }
 
 /// One reading of all gauges that could be read.

@@ -6,6 +6,7 @@ use memtrace_analysis::leaks;
 use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
 use memtrace_formats::pprof;
+use memtrace_formats::sdk::{Backlog, Events};
 use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
 use crate::runtime_calls;
+use crate::sdk::Sdk;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
 
 /// The text form of a heap profile stops the world for its memory statistics:
@@ -160,6 +162,7 @@ struct Life {
     clock: Clock,
     /// When calls into the runtime were asked for.
     asked: Option<Instant>,
+    sdk: Sdk,
     notes: Vec<String>,
 }
 
@@ -200,6 +203,7 @@ impl Life {
             lost: None,
             gone_for_good: false,
             asked: None,
+            sdk: Sdk::default(),
             notes,
         })
     }
@@ -274,9 +278,12 @@ impl Life {
         self.profiles += 1;
         let took = begun.elapsed();
         let at = self.clock.now().plus_ms(-(took.as_millis() as i64));
+        let mut heap = parsed.profile;
+        self.sdk.label(&mut self.scraper, &mut heap).await;
+        let events = self.sdk.events(&mut self.scraper).await;
         let mut profiles = vec![Taken {
             kind: Kind::Heap,
-            profile: parsed.profile,
+            profile: heap,
             raw: fetched.body,
         }];
         profiles.extend(self.goroutines().await);
@@ -300,6 +307,12 @@ impl Life {
         if restarted {
             self.restarted("its counters fell".into()).await;
         }
+        if let Some(text) = self.sdk.source(events.as_ref()) {
+            self.event(EventKind::Source { text }).await;
+        }
+        if let Some(events) = events {
+            self.collections(&events, &mut gauges);
+        }
         self.history.gauges(at, &gauges);
         if self.keeper.is_some() {
             let target = self.name.clone();
@@ -312,6 +325,22 @@ impl Life {
             .await;
         }
         self.judge(at, gauges).await;
+    }
+
+    /// Takes over what the service's SDK tells.
+    fn collections(&mut self, events: &Events, gauges: &mut Gauges) {
+        for collection in &events.collections {
+            if let Some(live) = collection.live {
+                self.history.collection(collection.end, live as f64);
+            }
+        }
+        let stats = &events.stats;
+        gauges.set(Gauge::HeapLive, stats.heap_live as f64);
+        gauges.set(Gauge::RuntimeSys, stats.go_memory as f64);
+        gauges.set(Gauge::GcCycles, stats.gcs as f64);
+        let waiting = |b: &Backlog| b.queued.saturating_sub(b.executed) as f64;
+        let finalizers = waiting(&stats.finalizers) + waiting(&stats.cleanups);
+        gauges.set(Gauge::FinalizersWaiting, finalizers);
     }
 
     /// Alone and never read: more likely a mistake than a pause.
@@ -409,6 +438,7 @@ impl Life {
     }
 
     async fn restarted(&mut self, reason: String) {
+        self.sdk = Sdk::default();
         let closed = self.ledger.restart(self.clock.now());
         self.event(EventKind::Restart { reason }).await;
         self.tell(closed).await;

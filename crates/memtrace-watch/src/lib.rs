@@ -9,6 +9,7 @@ mod engine;
 mod keeper;
 mod ledger;
 mod runtime_calls;
+mod sdk;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use memtrace_store::StoreError;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+pub use sdk::Sdk;
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]

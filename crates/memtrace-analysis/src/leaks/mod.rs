@@ -9,6 +9,7 @@ mod growth;
 mod map_bloat;
 mod slice_growth;
 pub(crate) mod symbols;
+mod tags;
 
 use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status, Tier, Time};
 
@@ -170,9 +171,21 @@ pub fn findings(
         assessment.companions.iter().map(member).collect(),
     )
     .iter()
-    .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
+    .filter_map(|site| {
+        let mut found = finding(site, exhaustion.as_ref(), target, now)?;
+        tags::name(history, site, &mut found);
+        Some(found)
+    })
     .collect();
     rank(&mut found);
+    if let Some(first) = found.first_mut()
+        && assessment.process.exact
+    {
+        first.evidence.push(format!(
+            "after garbage collections the live heap of the service grew by {:.1} MB/min (exact, from its SDK)",
+            assessment.process.rate_bytes_per_min / 1e6
+        ));
+    }
     found
 }
 

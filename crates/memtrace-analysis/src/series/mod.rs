@@ -24,6 +24,7 @@ mod growing;
 mod heap;
 mod leaking;
 mod store;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -35,11 +36,12 @@ use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Ser
 use memtrace_model::{StackKey, Tier, Time};
 use statkit::count::z_score;
 use statkit::fdr::benjamini_hochberg;
-use statkit::trend::theil_sen;
+use statkit::trend::{TheilSen, theil_sen};
 
 pub use bound::{Exhaustion, time_to_bound};
 pub use heap::sampled_share;
 pub use store::Row;
+pub use tags::TagGrowth;
 
 use store::{Column, Lane};
 
@@ -84,6 +86,10 @@ pub struct History {
     calls_known: HashSet<StackKey>,
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
+    tags: tags::Tags,
+    goroutine_tags: tags::Tags,
+    /// Live heap after garbage collections, exact.
+    collections: Series,
 }
 
 /// What the history says at one moment.
@@ -102,6 +108,9 @@ pub struct Assessment {
 /// Growth of the whole process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessGrowth {
+    /// The rate is that of the live heap after garbage collections, as the service
+    /// itself counts it, not of sampled profiles.
+    pub exact: bool,
     /// In-use heap over all stacks, bytes per minute (Theil–Sen).
     pub rate_bytes_per_min: f64,
     /// 95 % interval of that rate.
@@ -179,6 +188,9 @@ impl History {
             frames: HashMap::new(),
             calls_known: HashSet::new(),
             found_before: HashMap::new(),
+            tags: tags::Tags::default(),
+            goroutine_tags: tags::Tags::default(),
+            collections: Series::default(),
         }
     }
 
@@ -200,6 +212,10 @@ impl History {
         let (rows, stacks) = heap::heap_rows(profile);
         let restarted = self.heap_rows(at, &rows);
         self.resolve(profile, &rows, &stacks);
+        let objects = profile.sample_type("inuse_objects");
+        if let Some((objects, bytes)) = objects.zip(profile.sample_type("inuse_space")) {
+            self.tags.push(at, profile, objects, Some(bytes));
+        }
         restarted
     }
 
@@ -218,6 +234,9 @@ impl History {
         let (rows, stacks) = heap::goroutine_rows(profile);
         self.goroutines.push(at, &rows, |r| r.live as f64);
         self.resolve(profile, &rows, &stacks);
+        if let Some(count) = profile.sample_type("goroutine") {
+            self.goroutine_tags.push(at, profile, count, None);
+        }
     }
 
     /// Adds a reading of the gauges.
@@ -231,6 +250,14 @@ impl History {
         }
     }
 
+    /// Adds a garbage collection: when it ended, and the bytes that it found alive.
+    pub fn collection(&mut self, end: Time, live: f64) {
+        self.collections.push(end, live);
+        if self.collections.len() > GAUGE_POINTS {
+            thin(&mut self.collections);
+        }
+    }
+
     /// The process was restarted: what follows is a new series, never compared
     /// with what was before.
     pub fn restart(&mut self, at: Time) {
@@ -240,6 +267,9 @@ impl History {
         self.heap = Lane::default();
         self.goroutines = Lane::default();
         self.gauges.clear();
+        self.tags = tags::Tags::default();
+        self.goroutine_tags = tags::Tags::default();
+        self.collections = Series::default();
         self.restarts.push(at);
         self.started = Some(at);
     }
@@ -248,6 +278,22 @@ impl History {
     #[must_use]
     pub fn frames(&self, key: StackKey) -> &[Frame] {
         self.frames.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whose growth it is, by label, that these stacks grew since `onset` (`None`: since
+    /// the beginning of the watch); the labels that grew most first, none where the
+    /// samples have no labels.
+    #[must_use]
+    pub fn tags(
+        &self,
+        source: SampleKind,
+        stacks: &[StackKey],
+        onset: Option<Time>,
+    ) -> Vec<TagGrowth> {
+        match source {
+            SampleKind::Goroutine => self.goroutine_tags.growth(stacks, onset),
+            _ => self.tags.growth(stacks, onset),
+        }
     }
 
     /// Values of a gauge in the present run, where it was read.
@@ -489,8 +535,11 @@ impl History {
                 y.push(lane.totals[i]);
             }
         }
+        let exact = self.after_collections(lane.times.get(since).copied());
         let line = theil_sen(&t, &y, 0.95);
+        let line = exact.or(line);
         ProcessGrowth {
+            exact: exact.is_some(),
             rate_bytes_per_min: line.map_or(0.0, |l| l.slope),
             rate_interval: line.map_or([0.0; 2], |l| [l.interval.0, l.interval.1]),
             heap_bytes: lane.totals.last().map_or(0, |&v| v as u64),
@@ -498,6 +547,27 @@ impl History {
             points: lane.times.len(),
             restarts: self.restarts.len(),
         }
+    }
+
+    /// Slope of the live heap after garbage collections since then, bytes per minute,
+    /// where the service tells of enough of them.
+    fn after_collections(&self, since: Option<Time>) -> Option<TheilSen> {
+        const ENOUGH: usize = 8;
+        const MOST: usize = 48;
+        let from = since.map_or(0, |t| self.collections.times.partition_point(|&c| c < t));
+        let (times, values) = (
+            &self.collections.times[from..],
+            &self.collections.values[from..],
+        );
+        if times.len() < ENOUGH {
+            return None;
+        }
+        let n = times.len().min(MOST);
+        let some = (0..n).map(|i| (times.len() - 1) * i / (n - 1));
+        let (t, y): (Vec<f64>, Vec<f64>) = some
+            .map(|i| (times[i].since(times[0]) / 60.0, values[i]))
+            .unzip();
+        theil_sen(&t, &y, 0.95)
     }
 
     /// When the process will be stopped by the tightest of its limits, given what
