@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::{Service, cnc, run};
+use common::{Service, TOKEN, cnc, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -176,7 +176,8 @@ fn a_profile_that_shows_nothing_yet_is_no_rate() {
 fn get(url: &str, path: &str) -> Vec<u8> {
     let host = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).expect("the service answers");
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").expect("it listens");
+    let head = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nX-Pprof-Token: {TOKEN}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("it listens");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("it answers");
     let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
@@ -260,6 +261,43 @@ fn a_busy_controller_is_told_apart() {
         first["site"]["function"], "cnc/internal/toolpath.(*Path).Interpolate",
         "{first:#}"
     );
+}
+
+/// The life cycle of motion tasks in the controller: 100 starts a second on each of 8 axes.
+#[test]
+fn motion_tasks_of_the_controller() {
+    let Some(program) = cnc() else { return };
+    let found = |fix: &[&str]| {
+        let tasks = ["-load", "0", "-tasks", "100", "-axes", "8"];
+        let service = Service::start(&program, &[&tasks, fix].concat());
+        warm_up();
+        lines(&run(&[
+            "hot",
+            &service.url,
+            "--for",
+            "6s",
+            "--json",
+            "--all",
+        ]))
+    };
+    let anew = found(&[]);
+    let first = &anew[1];
+    assert_eq!(
+        (&first["rank"], &first["pattern"]),
+        (&1.into(), &"task-lifecycle".into())
+    );
+    assert_eq!(
+        first["site"]["function"], "cnc/internal/motion.NewMotionTask",
+        "{first:#}"
+    );
+    let advice = first["advice"].as_str().expect("advice");
+    assert!(
+        advice.contains("sync.Pool") && advice.contains("free list"),
+        "{advice}"
+    );
+    for site in &found(&["-fix"])[1..] {
+        assert_ne!(site["pattern"], "task-lifecycle", "{site:#}");
+    }
 }
 
 #[test]

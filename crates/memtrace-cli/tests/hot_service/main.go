@@ -25,7 +25,7 @@ func main() {
 		"fixed": func() { startTasks(true) },
 		"text":  writeLines,
 		"quiet": func() {},
-	}[os.Args[1]]
+	}[os.Args[len(os.Args)-1]]
 	go func() {
 		for range time.Tick(10 * time.Millisecond) {
 			work()
