@@ -172,7 +172,7 @@ fn advice(pattern: HotPattern, site: &Site) -> String {
             "Recycle the task together with its buffer: a sync.Pool whose objects have a Reset, or a free list for \
              each axis or worker, filled before the first start. {f} then neither takes mcentral's lock nor zeroes {} at each \
              start, which is what delays the first frame.",
-            size(dominant_by_bytes(site).0)
+            size(dominant_by_bytes(site).size)
         ),
         HotPattern::JsonDecoding => format!(
             "Reuse what {f} decodes into: typed structs instead of map[string]any, the same value and byte buffer \
@@ -365,18 +365,18 @@ fn grows_map(frame: &Frame) -> bool {
 /// A constructor that makes a large object of one size, again and again, in few places.
 fn task_lifecycle(site: &Site) -> Option<String> {
     let culprit = site.stacks.first()?.culprit();
-    let (bytes, share) = dominant_by_bytes(site);
+    let buffer = dominant_by_bytes(site);
     let fits = makes_itself(site)
         && is_constructor(culprit)
-        && share >= FIXED
-        && bytes >= LARGE
+        && buffer.share >= FIXED
+        && buffer.size >= LARGE
         && paths(site) <= FEW_PATHS;
     fits.then(|| {
         format!(
             "{}, a constructor, makes {:.0} objects of {} a second on {} call path{}",
             short(culprit),
-            site.objects_per_s(),
-            size(bytes),
+            buffer.objects_per_s,
+            size(buffer.size),
             paths(site),
             if paths(site) == 1 { "" } else { "s" }
         )
@@ -387,8 +387,9 @@ fn task_lifecycle(site: &Site) -> Option<String> {
 /// recognises (told whether it is the site).
 fn small_under(site: &Site, is: fn(&str, bool) -> bool) -> Option<String> {
     let stack = site.stacks.first()?;
-    let (bytes, share) = dominant_by_objects(site);
-    let small = bytes <= SMALL && share >= FIXED && site.objects_per_s() >= TICKS_PER_S;
+    let object = dominant_by_objects(site);
+    let small =
+        object.size <= SMALL && object.share >= FIXED && object.objects_per_s >= TICKS_PER_S;
     if !small || !makes_itself(site) {
         return None;
     }
@@ -398,8 +399,8 @@ fn small_under(site: &Site, is: fn(&str, bool) -> bool) -> Option<String> {
         .1;
     Some(format!(
         "{:.0} objects of {} a second under {}",
-        site.objects_per_s(),
-        size(bytes),
+        object.objects_per_s,
+        size(object.size),
         short(&under.function)
     ))
 }
@@ -411,7 +412,7 @@ fn closure(site: &Site, literals: &Literals) -> Option<String> {
     let fits = site.frame.line > 0
         && makes_itself(site)
         && site.stacks.iter().all(object)
-        && dominant_by_objects(site).0 <= SMALL
+        && dominant_by_objects(site).size <= SMALL
         && literals.contains(&line);
     fits.then(|| {
         let f = short(&site.frame.function);
@@ -472,29 +473,43 @@ fn paths(site: &Site) -> usize {
     paths.len()
 }
 
-/// The size that most bytes are in, and their share.
-fn dominant_by_bytes(site: &Site) -> (f64, f64) {
+/// The size that most of the bytes or objects of a site are in.
+struct Dominant {
+    /// Of one object, bytes.
+    size: f64,
+    /// Share of all bytes (objects), 0 to 1.
+    share: f64,
+    objects_per_s: f64,
+}
+
+/// The size that most bytes are in.
+fn dominant_by_bytes(site: &Site) -> Dominant {
     dominant(site, |p| p.bytes)
 }
 
-/// The size that most objects have, and their share.
-fn dominant_by_objects(site: &Site) -> (f64, f64) {
+/// The size that most objects have.
+fn dominant_by_objects(site: &Site) -> Dominant {
     dominant(site, |p| p.objects)
 }
 
-fn dominant(site: &Site, of: fn(&Increment) -> i64) -> (f64, f64) {
-    let mut sizes: HashMap<u64, f64> = HashMap::new();
+fn dominant(site: &Site, of: fn(&Increment) -> i64) -> Dominant {
+    let mut sizes: HashMap<u64, (f64, f64)> = HashMap::new();
     let mut all = 0.0;
     for part in site.parts() {
-        *sizes.entry(part.size as u64).or_default() += of(part) as f64;
+        let (amount, objects) = sizes.entry(part.size as u64).or_default();
+        *amount += of(part) as f64;
+        *objects += part.objects as f64;
         all += of(part) as f64;
     }
     let most = sizes
         .into_iter()
-        .max_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-    most.map_or((0.0, 0.0), |(size, n)| {
-        (size as f64, n / f64::max(all, 1.0))
-    })
+        .max_by(|a, b| a.1.0.total_cmp(&b.1.0).then(a.0.cmp(&b.0)));
+    let (size, (amount, objects)) = most.unwrap_or_default();
+    Dominant {
+        size: size as f64,
+        share: amount / f64::max(all, 1.0),
+        objects_per_s: objects / site.seconds,
+    }
 }
 
 /// A function without the path of its package: `(*Path).Interpolate`.

@@ -365,6 +365,13 @@ fn patterns_of_what_is_made() {
         let site = check(&stack, objects, size, pattern);
         assert_eq!(site.evidence.is_empty(), pattern == Allocation, "{stack}");
     }
+    // The struct and its buffer are made on one line: the buffer is told of.
+    let line = "nc.NewMotionTask@/nc/task.go:9 < nc.run";
+    let (small, large) = (format!("{new} < {line}"), format!("{make} < {line}"));
+    let task = exact(&[(2000, 48, &small), (2000, 8192, &large)], By::Site);
+    let evidence =
+        "NewMotionTask, a constructor, makes 200 objects of 8.0 KiB a second on 1 call path";
+    assert_eq!((task.sites.len(), &*task.sites[0].evidence), (1, evidence));
     // Sizes that differ are no fixed buffer, and many callers no start of a task.
     let mixed = exact(
         &[
