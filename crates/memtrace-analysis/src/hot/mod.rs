@@ -9,6 +9,7 @@
 mod increments;
 mod patterns;
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use memtrace_model::{Frame, HOT_SCHEMA, HotSite, Profile};
@@ -171,6 +172,12 @@ impl Stack {
         self.frames.get(self.at..).unwrap_or(&[])
     }
 
+    /// An order that does not depend on the profile's.
+    fn frames_cmp(&self, other: &Self) -> Ordering {
+        let names = self.frames.iter().map(|f| &f.function);
+        names.cmp(other.frames.iter().map(|f| &f.function))
+    }
+
     fn bytes(&self) -> i64 {
         sum(self.parts.iter().map(|p| p.bytes))
     }
@@ -225,14 +232,7 @@ struct Site {
 
 impl Site {
     fn new(frame: Frame, mut stacks: Vec<Stack>, seconds: f64, by: By, exact: bool) -> Self {
-        stacks.sort_by(|a, b| {
-            (b.bytes().cmp(&a.bytes())).then_with(|| {
-                let names = |s: &'_ Stack| -> Vec<String> {
-                    s.frames.iter().map(|f| f.function.clone()).collect()
-                };
-                names(a).cmp(&names(b))
-            })
-        });
+        stacks.sort_by(|a, b| (b.bytes().cmp(&a.bytes())).then_with(|| a.frames_cmp(b)));
         let parts = || stacks.iter().flat_map(|s| &s.parts);
         Self {
             bytes: sum(parts().map(|p| p.bytes)),
