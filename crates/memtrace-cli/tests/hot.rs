@@ -155,6 +155,18 @@ fn a_profile_that_shows_nothing_yet_is_no_rate() {
     // The runtime's own count tells as much, and a collection on demand the rest.
     let idle = lines(&run(&["hot", &service.url, "--for", "1s", "--json"]));
     assert_eq!(idle[0]["quiet"], true);
+    let page = tempfile::NamedTempFile::new().expect("a file");
+    let html = page.path().display().to_string();
+    assert!(
+        run(&["hot", &service.url, "--for", "1s", "--html", &html])
+            .status
+            .success()
+    );
+    let text = std::fs::read_to_string(page.path()).expect("it was written");
+    assert!(
+        text.contains("nothing hot") && !text.contains("<iframe "),
+        "{text}"
+    );
     let forced = run(&[
         "hot",
         &service.url,

@@ -65,17 +65,22 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
         found.sites.clear();
     }
 
-    if args.svg.is_some() || args.html.is_some() {
-        let picture = draw(&found.folded, "allocation, bytes a second", "bytes/s")?;
-        if let Some(path) = &args.svg {
-            write(path, &picture)?;
-        }
-        if let Some(path) = &args.html {
-            write(
-                path,
-                report::html(&total, &found.sites, &picture).as_bytes(),
-            )?;
-        }
+    // A flame graph of nothing cannot be drawn.
+    let wants_picture = args.svg.is_some() || args.html.is_some();
+    let picture = (wants_picture && !found.folded.is_empty())
+        .then(|| draw(&found.folded, "allocation, bytes a second", "bytes/s"))
+        .transpose()?;
+    match (&args.svg, &picture) {
+        (Some(path), Some(picture)) => write(path, picture)?,
+        (Some(path), None) => eprintln!(
+            "memtrace: nothing was allocated, {} is not drawn",
+            path.display()
+        ),
+        (None, _) => {}
+    }
+    if let Some(path) = &args.html {
+        let page = report::html(&total, &found.sites, picture.as_deref());
+        write(path, page.as_bytes())?;
     }
     let wanted = match args.rows {
         0 => found.sites.len(),

@@ -124,7 +124,7 @@ fn is_told(site: &HotSite) -> bool {
 }
 
 /// One file: the numbers, the advice and the picture, no other resource.
-pub(super) fn html(total: &HotTotal, sites: &[HotSite], picture: &[u8]) -> String {
+pub(super) fn html(total: &HotTotal, sites: &[HotSite], picture: Option<&[u8]>) -> String {
     let mut rows = String::new();
     for site in sites.iter().take(MOST_ROWS) {
         rows.push_str("<tr>");
@@ -150,13 +150,15 @@ pub(super) fn html(total: &HotTotal, sites: &[HotSite], picture: &[u8]) -> Strin
     if sites.is_empty() {
         advice = format!("<p>{}</p>", escape(&nothing(total)));
     }
+    let picture = picture.map_or(String::new(), |svg| {
+        let svg = percent(svg);
+        format!("<iframe title=\"flame graph\" src=\"data:image/svg+xml,{svg}\"></iframe>\n")
+    });
     let heads: String = HEADS.iter().map(|h| format!("<th>{h}")).collect();
     let body = format!(
-        "<h1>Who allocates</h1>\n<p>{}</p>\n\
-         <iframe title=\"flame graph\" src=\"data:image/svg+xml,{}\"></iframe>\n\
+        "<h1>Who allocates</h1>\n<p>{}</p>\n{picture}\
          <table><tr>{heads}</tr>\n{rows}</table>\n{advice}",
-        escape(&head(total).join("\n")).replace('\n', "<br>"),
-        percent(picture)
+        escape(&head(total).join("\n")).replace('\n', "<br>")
     );
     page("memtrace hot", &body)
 }
@@ -219,6 +221,7 @@ fn chain(site: &HotSite) -> String {
 /// `2350`, `23.5 k`, `2.35 M`.
 fn count(n: f64) -> String {
     match n {
+        0.0 => "0".to_owned(),
         n if n < 10.0 => format!("{n:.1}"),
         n if n < 10_000.0 => format!("{n:.0}"),
         n if n < 1e6 => format!("{:.1} k", n / 1e3),
