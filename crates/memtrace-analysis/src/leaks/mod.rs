@@ -8,7 +8,7 @@ mod goroutine_leak;
 mod growth;
 mod map_bloat;
 mod slice_growth;
-mod symbols;
+pub(crate) mod symbols;
 mod tags;
 
 use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status, Tier, Time};

@@ -57,8 +57,8 @@ const STANDARD: &[&str] = &[
     "weak",
 ];
 
-/// Whether the function belongs to the Go runtime or standard library.
-pub(crate) fn is_standard(function: &str) -> bool {
+/// The import path of a function's package.
+pub(crate) fn package(function: &str) -> &str {
     // The package path ends at the first dot after the last slash; a generic
     // argument in brackets may hold slashes of its own.
     let path = function.split('[').next().unwrap_or(function);
@@ -68,7 +68,12 @@ pub(crate) fn is_standard(function: &str) -> bool {
             .and_then(|last| last.find('.'))
             .unwrap_or(0),
     );
-    let package = &path[..package_end];
+    &path[..package_end]
+}
+
+/// Whether the function belongs to the Go runtime or standard library.
+pub(crate) fn is_standard(function: &str) -> bool {
+    let package = package(function);
     let first = package.split('/').next().unwrap_or(package);
     STANDARD.contains(&first)
 }
