@@ -262,7 +262,7 @@ fn files_that_are_no_profiles() {
     check(
         &["convert", "/no/such/profile", "x.folded"],
         1,
-        "No such file",
+        "no such file",
     );
 }
 

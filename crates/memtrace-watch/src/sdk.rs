@@ -49,18 +49,16 @@ impl Sdk {
         Some(events)
     }
 
-    /// Which figures of the heap a watch has, in words; once.
+    /// Where the figures of the heap come from, in words; once, and only where that is not
+    /// the sampled profile alone.
     pub(crate) fn source(&mut self, events: Option<&Events>) -> Option<String> {
-        if std::mem::replace(&mut self.told, true) {
+        let tracers = &events?.tracers;
+        if tracers.is_empty() || std::mem::replace(&mut self.told, true) {
             return None;
         }
-        Some(match events {
-            Some(e) if !e.tracers.is_empty() => format!(
-                "heap: exact after each garbage collection, from the memtrace SDK in the service ({})",
-                e.tracers.join(", ")
-            ),
-            Some(_) => "heap: sampled profiles; the memtrace SDK in the service runs no tracer (memtrace.Start)".to_owned(),
-            None => return None,
-        })
+        Some(format!(
+            "heap: exact after each garbage collection, from the memtrace SDK in the service ({})",
+            tracers.join(", ")
+        ))
     }
 }

@@ -116,6 +116,14 @@ fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec
     rows
 }
 
+/// Whether a goroutine stands in the allocator: it helps the collector or waits for it, and
+/// will go on. Many do so at a time on a busy machine.
+fn is_allocating(profile: &Profile, stack: StackId) -> bool {
+    profile
+        .frames(stack)
+        .any(|f| matches!(f.function, "runtime.mallocgc" | "runtime.gcStart"))
+}
+
 /// Rows of a goroutine profile: exact counts, no births.
 pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
     let count = profile
@@ -133,6 +141,9 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
         let Some(&key) = keys.get(stack.index()) else {
             continue;
         };
+        if is_allocating(profile, stack) {
+            continue;
+        }
         let n = profile.row(i).get(count).copied().unwrap_or(0).max(0) as u64;
         let at = *index.entry(key).or_insert_with(|| {
             rows.push((

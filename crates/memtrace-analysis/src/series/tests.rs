@@ -415,3 +415,61 @@ fn one_job_of_many_leaks() {
 fn equal_jobs_are_healthy() {
     assert_eq!(watch_jobs(0).stacks, []);
 }
+
+/// A goroutine profile of one stack, the leaf first, with so many goroutines.
+fn goroutines_at(stack: &[&str], count: i64) -> Profile {
+    let mut p = Profile::default();
+    let kind = p.intern("goroutine");
+    p.sample_types.push(ValueType {
+        kind,
+        ..ValueType::default()
+    });
+    let list: Vec<LocationId> = stack
+        .iter()
+        .map(|name| {
+            let name = p.intern(name);
+            p.functions.push(Function {
+                name,
+                ..Function::default()
+            });
+            p.lines.push(Line {
+                function: FunctionId(p.functions.len() as u32 - 1),
+                ..Line::default()
+            });
+            p.locations.push(Location {
+                first_line: p.lines.len() as u32 - 1,
+                line_count: 1,
+                ..Location::default()
+            });
+            LocationId(p.locations.len() as u32 - 1)
+        })
+        .collect();
+    p.stacks.intern(&list);
+    p.label_sets.intern(&[]);
+    p.sample_stacks.push(StackId(0));
+    p.sample_labels.push(LabelSetId(0));
+    p.values.push(count);
+    p
+}
+
+#[test]
+fn goroutines_that_help_the_collector_do_not_pile_up() {
+    let found = |stack: &[&str]| {
+        let mut history = History::new(Settings::every(Duration::from_secs(5)));
+        for minute in 0..20 {
+            history.goroutines(
+                at(60.0 * minute as f64),
+                &goroutines_at(stack, 20 + 40 * minute),
+            );
+        }
+        history.assess().stacks.len()
+    };
+    assert_eq!(found(&["runtime.gopark", "nc.wait", "main.main"]), 1);
+    let assists = [
+        "runtime.gopark",
+        "runtime.gcAssistAlloc",
+        "runtime.mallocgc",
+        "nc.read",
+    ];
+    assert_eq!(found(&assists), 0);
+}

@@ -636,7 +636,7 @@ pub(crate) async fn probe(endpoint: &Endpoint, options: &Options, with_token: bo
     let Ok(scraper) = Scraper::new(endpoint.clone(), options) else {
         return Probe::No;
     };
-    for what in ["", "heap"] {
+    for what in ["pprof/", "pprof/heap"] {
         let Some(url) = endpoint.url(what) else {
             return Probe::No;
         };
