@@ -25,7 +25,7 @@ use tools::{Outcome, build_cnc, cargo, go, go_command, root, run};
 const FUZZ_SECONDS: u64 = 60;
 
 /// How many real services are watched side by side.
-const WATCHES_AT_ONCE: &str = "5";
+const WATCHES_AT_ONCE: &str = "8";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own commands")]
@@ -165,7 +165,8 @@ fn test(quick: bool) -> Outcome {
     }
     // These mostly wait: more of them at a time than there are cores.
     run(cargo()
-        .args(["test", "--package", "memtrace-cli", "--test", "leaks"])
+        .args(["test", "--package", "memtrace-cli"])
+        .args(["--test", "leaks", "--test", "tags"])
         .args(["--", "--test-threads", WATCHES_AT_ONCE])
         .env("MEMTRACE_CNC", &cnc)
         .env("MEMTRACE_MINUTES", "1"))?;

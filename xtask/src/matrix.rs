@@ -51,7 +51,7 @@ pub(crate) fn run_all(only: Option<&str>) -> Outcome {
         "--package",
         "memtrace-cli",
         "--test",
-        "leaks",
+        "tags",
         "--no-run",
     ]))?;
     let mut failed = Vec::new();
@@ -86,7 +86,7 @@ fn watch(program: &PathBuf) -> Outcome<Child> {
             "--package",
             "memtrace-cli",
             "--test",
-            "leaks",
+            "tags",
         ])
         .args(["--", "--exact", WATCH])
         .env("MEMTRACE_CNC", program)
