@@ -9,16 +9,17 @@ import (
 	"unsafe"
 )
 
-// A scope is what a Tag began: what to go back to, and its name.
+// A scope is what a Tag began: the labels to go back to, and the tag.
 type scope struct {
-	before unsafe.Pointer // labels
+	before unsafe.Pointer
 	tag    *tag
 }
 
 // openScopes are the scopes of one goroutine, the innermost last.
 type openScopes struct {
 	scopes []scope
-	fence  int // scopes below belong to the callers of a Do
+	fence  int  // scopes below belong to the callers of a Do
+	last   *tag // the newest
 }
 
 // scopeBucket holds the scopes of some goroutines. Only the owner of a slot touches what is
@@ -116,18 +117,26 @@ func release(g uintptr, at int) {
 	crowd.some.Store(len(crowd.slots) > 0)
 }
 
-// openScope reports whether there was room for it.
-func openScope(g uintptr, s scope) bool {
+// openScope returns the tag of the scope that it began, nil where there was no room.
+func openScope(g uintptr, name string, before unsafe.Pointer) *tag {
 	open, at := claim(g)
 	if len(open.scopes) >= maxDepth {
 		misuse.note(&misuse.tooDeep)
-		return false
+		return nil
+	}
+	// Loops use one tag over and over: it is known, and reading is cheaper than writing.
+	t := open.last
+	if t == nil || t.name != name {
+		t = lookup(name)
+		open.last = t
 	}
 	if at >= 0 && len(open.scopes) == 0 {
-		bucketOf(g).outer[at].Store(s.tag)
+		if outer := &bucketOf(g).outer[at]; outer.Load() != t {
+			outer.Store(t)
+		}
 	}
-	open.scopes = append(open.scopes, s)
-	return true
+	open.scopes = append(open.scopes, scope{before, t})
+	return t
 }
 
 func closeScope(g uintptr) (scope, bool) {

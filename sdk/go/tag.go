@@ -17,14 +17,15 @@ import (
 // The heap profile does not see goroutine labels: for that, use [Do].
 func Tag(name string) {
 	before := getLabels()
-	t := lookup(name)
+	t := openScope(getg(), name, before)
+	if t == nil {
+		return
+	}
 	labels := t.labels
 	if !onlyTag(before) {
 		labels = withTag(before, t.name)
 	}
-	if openScope(getg(), scope{before, t}) {
-		setLabels(labels)
-	}
+	setLabels(labels)
 }
 
 // Untag ends the innermost scope that [Tag] began in this goroutine. Without such a
