@@ -1,0 +1,129 @@
+//! Where an ELF file keeps what is needed.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use object::elf::{
+    EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, SHF_EXECINSTR, SHT_PROGBITS,
+};
+use object::read::ReadCache;
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
+use object::{Endianness, ReadRef as _};
+
+use super::code::{Machine, Text};
+use super::{damaged, pclntab};
+use crate::Error;
+
+/// A part of the file: offset and length in bytes, both within it.
+pub(super) type Part = (u64, u64);
+
+/// The largest programs have tables of some 100 MB.
+const MAX_TABLE: u64 = 512 << 20;
+
+pub(super) struct Layout {
+    pub(super) machine: Machine,
+    pub(super) text: Text,
+    /// The function table; it may be followed by other things.
+    pub(super) table: Part,
+}
+
+/// Finds code and function table by their sections or, where there are none, by the
+/// segments and what the table starts with.
+pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
+    let failed = |e: object::read::Error| damaged(e.to_string());
+    let length = input.seek(SeekFrom::End(0)).map_err(unreadable)?;
+    let cache = ReadCache::new(&mut *input);
+    let header = FileHeader64::<Endianness>::parse(&cache).map_err(failed)?;
+    let endian = header.endian().map_err(failed)?;
+    if endian != Endianness::Little {
+        return Err(damaged("big-endian"));
+    }
+    let machine = match header.e_machine.get(endian) {
+        EM_X86_64 => Machine::Amd64,
+        EM_AARCH64 => Machine::Arm64,
+        other => return Err(damaged(format!("ELF machine {other}"))),
+    };
+    let within = |(offset, size): Part| {
+        let size = size.min(length.saturating_sub(offset));
+        (size > 0).then_some((offset, size))
+    };
+
+    let mut text = None;
+    let mut table = None;
+    // A program without section headers has none: no reason to give up.
+    if let Ok(sections) = header.sections(endian, &cache) {
+        for section in sections.iter() {
+            let name = sections.section_name(endian, section).unwrap_or_default();
+            if section.sh_type(endian) != SHT_PROGBITS {
+                continue;
+            }
+            let part = within((section.sh_offset.get(endian), section.sh_size.get(endian)));
+            let runs = section.sh_flags.get(endian) & u64::from(SHF_EXECINSTR) != 0;
+            if name == b".text" && runs {
+                text = part.map(|p| (section.sh_addr.get(endian), p));
+            } else if name.ends_with(b".gopclntab") {
+                table = part;
+            }
+        }
+    }
+    let segments = header.program_headers(endian, &cache).map_err(failed)?;
+    let loaded = || segments.iter().filter(|s| s.p_type(endian) == PT_LOAD);
+    let part = |s: &object::elf::ProgramHeader64<Endianness>| {
+        within((s.p_offset.get(endian), s.p_filesz.get(endian)))
+    };
+    if text.is_none() {
+        text = loaded()
+            .filter(|s| s.p_flags(endian) & PF_X != 0)
+            .filter_map(|s| Some((s.p_vaddr.get(endian), part(s)?)))
+            .max_by_key(|(_, (_, size))| *size);
+    }
+    if table.is_none() {
+        let mut found = None;
+        for segment in loaded().filter_map(part) {
+            found = found.or(search(&cache, segment));
+        }
+        table = found;
+    }
+    let (address, (offset, size)) = text.ok_or_else(|| damaged("no code"))?;
+    let (at, size_of_table) = table.ok_or_else(|| damaged("no table of functions"))?;
+    Ok(Layout {
+        machine,
+        text: Text {
+            address,
+            offset,
+            size: size.min(u64::MAX - address),
+        },
+        table: (at, size_of_table.min(MAX_TABLE)),
+    })
+}
+
+/// The table's place in a segment: it is aligned to 8 bytes at least.
+fn search<R: Read + Seek>(cache: &ReadCache<R>, (offset, size): Part) -> Option<Part> {
+    const STEP: u64 = 1 << 20;
+    let mut at = offset.next_multiple_of(8);
+    let end = offset + size;
+    while at < end {
+        let bytes = (cache).read_bytes_at(at, STEP.min(end - at)).ok()?;
+        let hit = bytes.chunks(8).position(pclntab::may_start);
+        if let Some(hit) = hit {
+            let start = at + 8 * hit as u64;
+            return Some((start, end - start));
+        }
+        at += STEP;
+    }
+    None
+}
+
+/// Bytes of a part that lies within the file.
+pub(super) fn bytes(input: &mut (impl Read + Seek), part: Part) -> Result<Vec<u8>, Error> {
+    input.seek(SeekFrom::Start(part.0)).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    input
+        .take(part.1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    Ok(bytes)
+}
+
+pub(super) fn unreadable(error: std::io::Error) -> Error {
+    damaged(error.to_string())
+}
