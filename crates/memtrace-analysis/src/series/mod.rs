@@ -23,6 +23,7 @@ mod estimate;
 mod growing;
 mod heap;
 mod leaking;
+mod native;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use bound::{Exhaustion, time_to_bound};
 pub use heap::sampled_share;
 pub use store::Row;
 
+use crate::leaks::Code;
 use store::{Column, Lane};
 
 /// How a process is judged.
@@ -84,6 +86,7 @@ pub struct History {
     calls_known: HashSet<StackKey>,
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
+    code: Option<Code>,
 }
 
 /// What the history says at one moment.
@@ -95,6 +98,8 @@ pub struct Assessment {
     /// did. They count where the calls show that they belong to it: a map beside
     /// what it holds, goroutines beside what they hold.
     pub companions: Vec<StackGrowth>,
+    /// Growth outside the Go heap, of [`SampleKind::Process`] and without a stack.
+    pub native: Option<StackGrowth>,
     /// The process as a whole.
     pub process: ProcessGrowth,
 }
@@ -179,6 +184,7 @@ impl History {
             frames: HashMap::new(),
             calls_known: HashSet::new(),
             found_before: HashMap::new(),
+            code: None,
         }
     }
 
@@ -240,6 +246,8 @@ impl History {
         self.heap = Lane::default();
         self.goroutines = Lane::default();
         self.gauges.clear();
+        // Another build may have been started.
+        self.code = None;
         self.restarts.push(at);
         self.started = Some(at);
     }
@@ -291,6 +299,17 @@ impl History {
         }
     }
 
+    /// Tells what the program's code calls; a restart forgets it.
+    pub fn set_code(&mut self, code: Code) {
+        self.code = Some(code);
+    }
+
+    /// What the program's code calls, where it was told.
+    #[must_use]
+    pub fn code(&self) -> Option<&Code> {
+        self.code.as_ref()
+    }
+
     fn resolve(&mut self, profile: &Profile, rows: &[Row], stacks: &[StackId]) {
         for (row, &stack) in rows.iter().zip(stacks) {
             if row.live > 0 {
@@ -324,6 +343,7 @@ impl History {
         });
         Assessment {
             process: self.process(&stacks),
+            native: self.native(),
             stacks,
             companions,
         }
@@ -510,9 +530,8 @@ impl History {
         user_limit: Option<u64>,
     ) -> Option<Exhaustion> {
         let (now, heap) = (*self.heap.times.last()?, *self.heap.totals.last()?);
-        if assessment.stacks.is_empty() {
-            return None;
-        }
+        let found = || assessment.stacks.iter().chain(&assessment.native);
+        found().next()?;
         let value = |g: Gauge| Some(self.gauges.get(&g)?.last()?.1).filter(|v| *v > 0.0);
         // Without the process's own figure: what GOGC=100 lets the heap become.
         let usage_gauge = [Gauge::CgroupUsage, Gauge::Rss, Gauge::RuntimeSys]
@@ -540,7 +559,7 @@ impl History {
         if let (Some(total), Some(free)) = (value(Gauge::HostTotal), value(Gauge::HostAvailable)) {
             add("host", Some(total), total - free);
         }
-        let since = assessment.stacks.iter().filter_map(|s| s.onset).min();
+        let since = found().filter_map(|s| s.onset).min();
         let measured = usage_gauge
             .and_then(|g| self.gauges.get(&g))
             .and_then(|s| usage_slope(s, since));

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
+use object::Endianness;
 use object::elf::{
     EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, SHF_EXECINSTR, SHT_PROGBITS,
 };
 use object::read::ReadCache;
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
-use object::{Endianness, ReadRef as _};
 
 use super::code::{Machine, Text};
 use super::{damaged, pclntab};
@@ -26,12 +26,44 @@ pub(super) struct Layout {
     pub(super) table: Part,
 }
 
-/// Finds code and function table by their sections or, where there are none, by the
-/// segments and what the table starts with.
+/// Finds code and function table by their sections or, where there are no sections, by
+/// the segments and what the table starts with.
 pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
-    let failed = |e: object::read::Error| damaged(e.to_string());
     let length = input.seek(SeekFrom::End(0)).map_err(unreadable)?;
-    let cache = ReadCache::new(&mut *input);
+    let headers = headers(input, length)?;
+    let mut table = headers.table;
+    if !headers.has_sections {
+        for segment in headers.segments {
+            if table.is_none() {
+                table = search(input, segment)?;
+            }
+        }
+    }
+    let (address, (offset, size)) = headers.text.ok_or_else(|| damaged("no code"))?;
+    let (at, size_of_table) = table.ok_or_else(|| damaged("no table of functions"))?;
+    Ok(Layout {
+        machine: headers.machine,
+        text: Text {
+            address,
+            offset,
+            size: size.min(u64::MAX - address),
+        },
+        table: (at, size_of_table.min(MAX_TABLE)),
+    })
+}
+
+struct Headers {
+    machine: Machine,
+    /// Address and part of the code.
+    text: Option<(u64, Part)>,
+    table: Option<Part>,
+    has_sections: bool,
+    segments: Vec<Part>,
+}
+
+fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error> {
+    let failed = |e: object::read::Error| damaged(e.to_string());
+    let cache = ReadCache::new(input);
     let header = FileHeader64::<Endianness>::parse(&cache).map_err(failed)?;
     let endian = header.endian().map_err(failed)?;
     if endian != Endianness::Little {
@@ -47,22 +79,20 @@ pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
         (size > 0).then_some((offset, size))
     };
 
-    let mut text = None;
-    let mut table = None;
+    let (mut text, mut table) = (None, None);
     // A program without section headers has none: no reason to give up.
-    if let Ok(sections) = header.sections(endian, &cache) {
-        for section in sections.iter() {
-            let name = sections.section_name(endian, section).unwrap_or_default();
-            if section.sh_type(endian) != SHT_PROGBITS {
-                continue;
-            }
-            let part = within((section.sh_offset.get(endian), section.sh_size.get(endian)));
-            let runs = section.sh_flags.get(endian) & u64::from(SHF_EXECINSTR) != 0;
-            if name == b".text" && runs {
-                text = part.map(|p| (section.sh_addr.get(endian), p));
-            } else if name.ends_with(b".gopclntab") {
-                table = part;
-            }
+    let sections = header.sections(endian, &cache).unwrap_or_default();
+    for section in sections.iter() {
+        let name = sections.section_name(endian, section).unwrap_or_default();
+        if section.sh_type(endian) != SHT_PROGBITS {
+            continue;
+        }
+        let part = within((section.sh_offset.get(endian), section.sh_size.get(endian)));
+        let runs = section.sh_flags.get(endian) & u64::from(SHF_EXECINSTR) != 0;
+        if name == b".text" && runs {
+            text = part.map(|p| (section.sh_addr.get(endian), p));
+        } else if name.ends_with(b".gopclntab") {
+            table = part;
         }
     }
     let segments = header.program_headers(endian, &cache).map_err(failed)?;
@@ -76,41 +106,29 @@ pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
             .filter_map(|s| Some((s.p_vaddr.get(endian), part(s)?)))
             .max_by_key(|(_, (_, size))| *size);
     }
-    if table.is_none() {
-        let mut found = None;
-        for segment in loaded().filter_map(part) {
-            found = found.or(search(&cache, segment));
-        }
-        table = found;
-    }
-    let (address, (offset, size)) = text.ok_or_else(|| damaged("no code"))?;
-    let (at, size_of_table) = table.ok_or_else(|| damaged("no table of functions"))?;
-    Ok(Layout {
+    Ok(Headers {
         machine,
-        text: Text {
-            address,
-            offset,
-            size: size.min(u64::MAX - address),
-        },
-        table: (at, size_of_table.min(MAX_TABLE)),
+        text,
+        table,
+        has_sections: !sections.is_empty(),
+        segments: loaded().filter_map(part).collect(),
     })
 }
 
 /// The table's place in a segment: it is aligned to 8 bytes at least.
-fn search<R: Read + Seek>(cache: &ReadCache<R>, (offset, size): Part) -> Option<Part> {
+fn search(input: &mut (impl Read + Seek), (offset, size): Part) -> Result<Option<Part>, Error> {
     const STEP: u64 = 1 << 20;
-    let mut at = offset.next_multiple_of(8);
     let end = offset + size;
+    let mut at = offset.next_multiple_of(8);
     while at < end {
-        let bytes = (cache).read_bytes_at(at, STEP.min(end - at)).ok()?;
-        let hit = bytes.chunks(8).position(pclntab::may_start);
-        if let Some(hit) = hit {
+        let chunk = bytes(input, (at, STEP.min(end - at)))?;
+        if let Some(hit) = chunk.chunks(8).position(pclntab::may_start) {
             let start = at + 8 * hit as u64;
-            return Some((start, end - start));
+            return Ok(Some((start, end - start)));
         }
         at += STEP;
     }
-    None
+    Ok(None)
 }
 
 /// Bytes of a part that lies within the file.

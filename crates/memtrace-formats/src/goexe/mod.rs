@@ -66,6 +66,11 @@ impl<R: Read + Seek> Program<R> {
         self.len() == 0
     }
 
+    /// The names of all functions, in the order of their code.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        self.functions.iter().map(|(_, name)| name)
+    }
+
     /// The function whose code holds this address. Of inlined code it is the function
     /// around it.
     #[must_use]
