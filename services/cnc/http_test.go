@@ -218,6 +218,7 @@ func TestFlags(t *testing.T) {
 	for _, args := range [][]string{
 		{"-leak", "all"}, {"-leak-rate", "fast"}, {"-leak-rate", "-1"}, {"-load-shape", "round"},
 		{"-speed", "0"}, {"-load", "-1"}, {"extra"}, {"-load-period", "0s"},
+		{"-tasks", "-1"}, {"-tasks", "NaN"}, {"-tasks", "1001"}, {"-axes", "0"}, {"-axes", "1001"},
 	} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%q: no error", args)

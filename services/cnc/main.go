@@ -26,6 +26,7 @@ import (
 	"cnc/internal/job"
 	"cnc/internal/load"
 	"cnc/internal/machine"
+	"cnc/internal/motion"
 	"cnc/internal/planner"
 	"cnc/internal/scheduler"
 	"cnc/internal/servo"
@@ -42,6 +43,8 @@ type options struct {
 	leak      fault.Kind
 	leakAfter time.Duration
 	leakRate  int64
+	fix       bool
+	tasks     motion.Config
 	keep      time.Duration // of the reports of jobs
 	history   int           // samples of the drives
 }
@@ -57,9 +60,12 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&shape, "load-shape", "steady", "steady, ramp or sawtooth")
 	f.DurationVar(&o.load.Period, "load-period", 3*time.Minute, "`time` of one ramp or sawtooth")
 	f.IntVar(&o.load.CacheSize, "cache", 700, "`pieces` of 100 blocks that the tool-path cache keeps, 0 for none")
-	f.StringVar(&leak, "leak", "none", "none, goroutine, mapkey, slice, syncmap or closure")
+	f.StringVar(&leak, "leak", "none", "`kind` of leak: "+fault.Names())
 	f.DurationVar(&o.leakAfter, "leak-after", 30*time.Second, "`time` from the start to the leak")
 	f.StringVar(&rate, "leak-rate", "1MB", "`bytes` a second that leak, such as 512KB or 2MB")
+	f.BoolVar(&o.fix, "fix", false, "keep the situation of the leak, or of -tasks, and put its fix in place")
+	f.Float64Var(&o.tasks.Rate, "tasks", 0, "motion tasks `a second` that each axis starts and stops, up to 1000; 0 for none")
+	f.IntVar(&o.tasks.Axes, "axes", 3, "`number` of axes for -tasks, 1 to 1000")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -80,7 +86,10 @@ func parseFlags(args []string) (options, error) {
 		return o, errors.New("-speed must be from 1 to 200")
 	case o.load.Rate < 0 || o.load.CacheSize < 0 || o.load.Period <= 0 || o.leakAfter < 0:
 		return o, errors.New("loads, sizes and times must not be negative")
+	case o.tasks.Rate != 0 && !(o.tasks.Rate >= 0.01 && o.tasks.Rate <= 1000) || o.tasks.Axes < 1 || o.tasks.Axes > 1000:
+		return o, errors.New("-tasks must be 0 or from 0.01 to 1000, -axes from 1 to 1000")
 	}
+	o.tasks.Recycle = o.fix
 	o.load.Seed = 1
 	o.keep, o.history = 5*time.Second, 4096
 	return o, nil
@@ -117,7 +126,14 @@ func newService(o options) (*service, error) {
 	}
 	mill, limits := interp.DefaultConfig(), planner.DefaultLimits()
 	flt := fault.New(o.leak, o.leakAfter, o.leakRate)
+	if o.fix {
+		flt.WithFix()
+	}
+	if o.tasks.Rate > 0 && !o.tasks.Recycle {
+		flt.SetHot(motion.Hot)
+	}
 	mach := machine.New()
+	flt.SetOnset(fault.Hang, mach.Hang)
 	sched := scheduler.New(mach, 250*time.Millisecond, flt)
 	loop := servo.NewLoop(limits, mill.Home)
 	history := servo.NewHistory(o.history, flt)
@@ -132,10 +148,11 @@ func newService(o options) (*service, error) {
 	})
 	traffic := &load.Traffic{
 		Fault: flt, Scheduler: sched, Cache: cache, Loop: loop, History: history, Reports: reports, Bus: bus,
-		Watch: server.Watch,
+		Parser: gcode.NewParser(flt), Drive: servo.NewDrive(flt), Watch: server.Watch,
 	}
+	tasks := func(ctx context.Context) { motion.Run(ctx, o.tasks) }
 	return &service{server, mach, traffic, []func(context.Context){
-		loop.Run, jobs.Run, engine.Run, traffic.Run, flt.Arm,
+		loop.Run, jobs.Run, engine.Run, traffic.Run, tasks, flt.Arm,
 	}}, nil
 }
 

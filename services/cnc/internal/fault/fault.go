@@ -4,6 +4,9 @@
 // asks Active and, when it is, does what an unfixed program would do. Whoever
 // leaks reports the heap bytes, rounded to size classes, so that a test can hold a
 // finding of a leak detector against the truth.
+//
+// A fault with its fix (WithFix) keeps the situation that the leak needs, such as
+// its traffic or a machine that hangs, and never is Active.
 package fault
 
 import (
@@ -28,21 +31,26 @@ const (
 	Slice     Kind = "slice"     // the position history is never trimmed
 	SyncMap   Kind = "syncmap"   // reports of finished jobs are never deleted
 	Closure   Kind = "closure"   // listeners that hold their request are never removed
+	Pool      Kind = "pool"      // pooled commands are put back with their parameters
+	Finalizer Kind = "finalizer" // DMA buffers are left to their finalizer
+	Hang      Kind = "hang"      // the machine hangs, and each command leaves its goroutine there
 )
 
 // Kinds lists the leaks, without None.
-var Kinds = []Kind{Goroutine, MapKey, Slice, SyncMap, Closure}
+var Kinds = []Kind{Goroutine, MapKey, Slice, SyncMap, Closure, Pool, Finalizer, Hang}
+
+var blockedCommand = []string{
+	"cnc/internal/scheduler.(*Scheduler).Schedule.func1",
+	"cnc/internal/scheduler.(*Scheduler).Schedule",
+	"cnc/internal/scheduler.newTrace",
+	"cnc/internal/machine.(*Machine).Execute",
+}
 
 // sites names, for each leak, the application functions on the growing stacks;
 // the first is where the growing allocations come from, or their caller in the same
 // package.
 var sites = map[Kind][]string{
-	Goroutine: {
-		"cnc/internal/scheduler.(*Scheduler).Schedule.func1",
-		"cnc/internal/scheduler.(*Scheduler).Schedule",
-		"cnc/internal/scheduler.newTrace",
-		"cnc/internal/machine.(*Machine).Execute",
-	},
+	Goroutine: blockedCommand,
 	MapKey: {
 		"cnc/internal/gcode.(*Cache).Lookup",
 		"cnc/internal/gcode.newCommand",
@@ -58,6 +66,18 @@ var sites = map[Kind][]string{
 		"cnc/internal/api.(*Server).watch",
 		"cnc/internal/events.(*Bus).Subscribe",
 	},
+	Pool: {
+		"cnc/internal/gcode.(*GCodeCommand).Parse",
+		"cnc/internal/gcode.(*Parser).Parse",
+	},
+	// The buffers themselves are in no heap profile; the small Go objects that own
+	// them are.
+	Finalizer: {
+		"cnc/internal/servo.NewMotionBuffer",
+		"cnc/internal/servo.(*MotionBuf).finalize",
+		"cnc/internal/servo.(*Drive).Move",
+	},
+	Hang: blockedCommand,
 }
 
 // ParseKind reads the name of a leak.
@@ -70,7 +90,16 @@ func ParseKind(s string) (Kind, error) {
 			return k, nil
 		}
 	}
-	return None, fmt.Errorf("unknown leak %q (none, goroutine, mapkey, slice, syncmap, closure)", s)
+	return None, fmt.Errorf("unknown leak %q (%s)", s, Names())
+}
+
+// Names lists what ParseKind reads, for people.
+func Names() string {
+	names := string(None)
+	for _, k := range Kinds {
+		names += ", " + string(k)
+	}
+	return names
 }
 
 // ParseBytes reads a size such as 4096, 512KB or 2MB; units are powers of 1024.
@@ -95,13 +124,16 @@ type Fault struct {
 	kind  Kind
 	after time.Duration
 	rate  int64
+	fixed bool
 
-	active  atomic.Bool
+	begun   atomic.Bool
 	bytes   atomic.Int64
 	objects atomic.Int64
 
 	mu      sync.Mutex
 	since   time.Time
+	hot     string
+	onset   func()       // makes the situation
 	backing func() int64 // bytes of the leaking container itself
 	healthy int64        // the same when the fault began
 }
@@ -110,6 +142,12 @@ type Fault struct {
 // bytes a second.
 func New(kind Kind, after time.Duration, rate int64) *Fault {
 	return &Fault{kind: kind, after: after, rate: rate}
+}
+
+// WithFix puts the fix in place. It must be called before the fault is used.
+func (f *Fault) WithFix() *Fault {
+	f.fixed = true
+	return f
 }
 
 // Kind returns the leak that was asked for.
@@ -138,6 +176,23 @@ func (f *Fault) SetBacking(k Kind, bytes func() int64) {
 	f.backing = bytes
 }
 
+// SetOnset tells what happens, with and without the fix, when the fault k begins.
+func (f *Fault) SetOnset(k Kind, happens func()) {
+	if f == nil || f.kind != k {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onset = happens
+}
+
+// SetHot names a function that allocates much and leaks nothing.
+func (f *Fault) SetHot(function string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hot = function
+}
+
 // Arm waits and then switches the fault on; it returns when that is done or ctx
 // ends.
 func (f *Fault) Arm(ctx context.Context) {
@@ -160,11 +215,16 @@ func (f *Fault) begin() {
 		f.healthy = f.backing()
 	}
 	f.since = time.Now()
-	f.active.Store(true)
+	f.begun.Store(true)
+	if f.onset != nil {
+		f.onset()
+	}
 }
 
-// Active reports whether the leak k is on.
-func (f *Fault) Active(k Kind) bool { return f != nil && f.kind == k && f.active.Load() }
+// Active reports whether the leak k is on: it has begun and its fix is missing.
+func (f *Fault) Active(k Kind) bool {
+	return f != nil && f.kind == k && !f.fixed && f.begun.Load()
+}
 
 // Leaked adds to the books.
 func (f *Fault) Leaked(bytes, objects int64) {
@@ -177,6 +237,9 @@ type Truth struct {
 	Leak          Kind     `json:"leak"`
 	Function      string   `json:"function"`  // where the leak is made
 	Functions     []string `json:"functions"` // application functions on the growing stacks
+	Fix           bool     `json:"fix"`       // the fix is in place: nothing leaks
+	Native        bool     `json:"native"`    // the bytes are outside of Go's heap
+	Hot           string   `json:"hot"`       // allocates much, leaks nothing; often empty
 	Since         *string  `json:"since"`     // RFC 3339, null before the leak starts
 	LeakedBytes   int64    `json:"leaked_bytes"`
 	LeakedObjects int64    `json:"leaked_objects"`
@@ -186,22 +249,23 @@ type Truth struct {
 
 // Truth returns the books.
 func (f *Fault) Truth(pid int) Truth {
-	t := Truth{Leak: f.Kind(), Functions: []string{}, Rate: f.Rate(), PID: pid}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := Truth{Leak: f.kind, Functions: []string{}, Fix: f.fixed, Hot: f.hot, Rate: f.rate, PID: pid}
 	if t.Leak == None {
 		t.Rate = 0
 		return t
 	}
+	t.Native = t.Leak == Finalizer
 	t.Functions = sites[t.Leak]
 	t.Function = t.Functions[0]
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.since.IsZero() {
 		return t
 	}
 	s := f.since.Format(time.RFC3339Nano)
 	t.Since = &s
 	t.LeakedBytes, t.LeakedObjects = f.bytes.Load(), f.objects.Load()
-	if f.backing != nil {
+	if f.backing != nil && !f.fixed { // a healthy container may still be filling
 		t.LeakedBytes += f.backing() - f.healthy
 	}
 	return t

@@ -33,6 +33,23 @@ func TestWriterSpellsNothingTwice(t *testing.T) {
 	}
 }
 
+func TestPartLinesAreParsed(t *testing.T) {
+	names := make(map[string]bool)
+	for part := 1000000; part < 1002000; part++ {
+		cmd := gcode.NewGCodeCommand()
+		cmd.Raw = PartLine(part)
+		if err := cmd.Parse(); err != nil || len(cmd.Params) != 6 {
+			t.Fatalf("%q: %v, %v", cmd.Raw, cmd.Params, err)
+		}
+		for name := range cmd.Params {
+			names[name] = true
+		}
+	}
+	if want := 4*2000 + 2; len(names) != want {
+		t.Errorf("%d names, want %d", len(names), want)
+	}
+}
+
 func TestShapes(t *testing.T) {
 	for _, c := range []struct {
 		shape Shape

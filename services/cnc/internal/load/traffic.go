@@ -35,6 +35,8 @@ type Traffic struct {
 	History   *servo.History
 	Reports   *job.Reports
 	Bus       *events.Bus
+	Parser    *gcode.Parser
+	Drive     *servo.Drive
 	Watch     func(r *http.Request, job string) error
 
 	open []string // jobs of requests that have not ended
@@ -49,9 +51,15 @@ func (t *Traffic) Run(ctx context.Context) {
 		fault.Slice:     t.samples,
 		fault.SyncMap:   t.finished,
 		fault.Closure:   t.requests,
+		fault.Pool:      t.variables,
+		fault.Finalizer: t.moves,
 	} {
 		rate := int64(Background)
-		if t.Fault.Kind() == kind {
+		switch asked := t.Fault.Kind(); {
+		case asked == fault.Finalizer && kind == asked:
+			// What the finalizers release all the same comes on top.
+			rate = t.Fault.Rate() + int64(servo.DMABytes*time.Second/servo.DriveCycle)
+		case asked == kind, asked == fault.Hang && kind == fault.Goroutine:
 			rate = t.Fault.Rate()
 		}
 		step := step
@@ -91,14 +99,15 @@ func pace(ctx context.Context, rate int64, step func() int64) {
 	}
 }
 
-// commands asks a probe whose replies get lost.
+// commands asks a probe whose replies get lost, or, before a machine that will hang,
+// do not.
 func (t *Traffic) commands(ctx context.Context) func() int64 {
-	n := 0
+	n, lost := 0, t.Fault.Kind() != fault.Hang
 	return func() int64 {
 		n++
-		cmd := &scheduler.Command{Line: n, Request: machine.Request{Code: machine.SyncCode, Lost: true}}
+		cmd := &scheduler.Command{Line: n, Request: machine.Request{Code: machine.SyncCode, Lost: lost}}
 		go func() {
-			// The timeout is the expected outcome; nobody waits for this probe.
+			// A timeout is to be expected; nobody waits for this probe.
 			_ = t.Scheduler.Schedule(ctx, cmd)
 		}()
 		return scheduler.LeakBytes
@@ -162,6 +171,58 @@ func (t *Traffic) requests(context.Context) func() int64 {
 			t.end()
 		}
 		return BodyBytes + BodyBytes/8 + 1000
+	}
+}
+
+// Probes is how many probes measure a part at the same time.
+const Probes = 16
+
+// variables reads what a measuring station sends. The number of a part is in the names
+// of its variables, so no name comes twice. The lines of all probes are compared
+// before any is done with, so that many commands are in use at once, all the time: what
+// is in a sync.Pool stays there only while it is used.
+func (t *Traffic) variables(context.Context) func() int64 {
+	part := 1000000
+	return func() int64 {
+		var parsed, done sync.WaitGroup
+		parsed.Add(Probes)
+		done.Add(Probes)
+		for i := 0; i < Probes; i++ {
+			part++
+			line := PartLine(part)
+			go func() {
+				defer done.Done()
+				err := t.Parser.Parse(line, func(*gcode.GCodeCommand) {
+					parsed.Done()
+					parsed.Wait()
+				})
+				if err != nil { // a test has such lines parsed
+					parsed.Done()
+				}
+			}()
+		}
+		done.Wait()
+		return Probes * 4 * 66 // about what four variables take in a command's map
+	}
+}
+
+// PartLine is a line that sets the four measured offsets of a part.
+func PartLine(part int) string {
+	name, v := "#<_part"+strconv.Itoa(part), strconv.Itoa(100+part%900)
+	return "G65 P9810 " + name + "_x>=0." + v + " " + name + "_y>=-0." + v + " " + name + "_z>=1." + v + " " + name + "_r>=90." + v
+}
+
+// moves gives the drives one move after the other; each waits for its drive.
+func (t *Traffic) moves(context.Context) func() int64 {
+	n := 0
+	return func() int64 {
+		n++
+		from := float64(n % 100)
+		go func() {
+			// Without memory for a move there is nothing to move.
+			_ = t.Drive.Move(from, 100-from)
+		}()
+		return servo.DMABytes
 	}
 }
 

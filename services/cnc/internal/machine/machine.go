@@ -1,6 +1,7 @@
 // Package machine simulates the machine's I/O: spindle, coolant, tool changer and
-// probe behind a field bus. Like a real bus it can lose a reply; whoever waits for
-// that reply waits until the request is aborted or the machine is closed.
+// probe behind a field bus. Like a real bus it can lose a reply, and like a real
+// machine it can hang; whoever waits for a reply that does not come waits until the
+// request is aborted or the machine is closed.
 package machine
 
 import (
@@ -28,6 +29,7 @@ type State struct {
 	Tool     int     `json:"tool"`
 	Requests uint64  `json:"requests"`
 	Pending  int     `json:"pending"`
+	Hung     bool    `json:"hung"`
 }
 
 // Machine is the bus master.
@@ -66,7 +68,7 @@ func (m *Machine) send(r Request) (uint64, chan error, error) {
 	m.next++
 	m.state.Requests++
 	reply := make(chan error, 1)
-	if r.Lost {
+	if r.Lost || m.state.Hung {
 		m.pending[m.next] = reply
 		return m.next, reply, nil
 	}
@@ -111,6 +113,13 @@ func (m *Machine) abort(id uint64, err error) {
 		delete(m.pending, id)
 		reply <- err
 	}
+}
+
+// Hang makes the machine take requests and answer none from now on.
+func (m *Machine) Hang() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state.Hung = true
 }
 
 // Close aborts all requests and refuses new ones.

@@ -63,11 +63,11 @@ func (s *Scheduler) Stats() Stats {
 // is over or ctx ends.
 //
 // The machine's I/O runs in its own goroutine. It ends with the timeout only
-// because it gets a context that does; with fault.Goroutine active it gets one
-// that never ends, and a command whose reply is lost stays for ever.
+// because it gets a context that does; with fault.Goroutine or fault.Hang active it
+// gets one that never ends, and a command that gets no reply stays for ever.
 func (s *Scheduler) Schedule(ctx context.Context, cmd *Command) error {
 	s.scheduled.Add(1)
-	leaky := s.fault.Active(fault.Goroutine)
+	leaky := s.fault.Active(fault.Goroutine) || s.fault.Active(fault.Hang)
 	parent := ctx
 	ctx, cancel := context.WithTimeout(parent, s.timeout)
 	defer cancel()
