@@ -11,8 +11,15 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
         // Nothing but the finalizer itself links what grows with the objects.
         SampleKind::Process => {
             let busy = busy?;
-            let maker = maker_of(site, busy.finalizer).unwrap_or(busy.finalizer);
-            (maker.to_owned(), Some(busy.stack.to_vec()), Some(busy))
+            let maker = maker_of(site, busy.finalizer);
+            // The objects may be too few and small for a sampled profile.
+            let made = maker.and_then(|m| site.history.live_stack_at(m));
+            let maker = maker.unwrap_or(busy.finalizer);
+            (
+                maker.to_owned(),
+                Some(made.unwrap_or(busy.stack).to_vec()),
+                Some(busy),
+            )
         }
         SampleKind::Heap => {
             let culprit = symbols::culprit(site.main_stack())?;
@@ -24,9 +31,12 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     let mut evidence = Vec::new();
     if let Some(busy) = &seen {
         evidence.push(format!(
-            "the goroutine that runs finalizers was inside {} in {} of the last {} goroutine profiles: \
-             finalizers wait for it",
-            busy.finalizer, busy.seen, busy.of
+            "the goroutine that runs finalizers was inside {}{} in {} of the last {} goroutine profiles: \
+             the others wait",
+            busy.finalizer,
+            busy.waits_for.map_or(String::new(), |r| format!(" ({r})")),
+            busy.seen,
+            busy.of
         ));
     }
     if site.kind == SampleKind::Heap {
@@ -50,6 +60,8 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
 /// The finalizer goroutine at work.
 struct Busy<'a> {
     finalizer: &'a str,
+    waits_for: Option<&'static str>,
+    /// From the finalizer outwards: what it calls is not to blame.
     stack: &'a [Frame],
     seen: usize,
     of: usize,
@@ -64,10 +76,12 @@ fn busy_finalizer<'a>(site: &Site<'a>) -> Option<Busy<'a>> {
     let seen = site.history.goroutines_in(LAST, runs_finalizers);
     let at: usize = seen.iter().filter(|s| s.is_some()).count();
     let stack = (*seen.last()?)?;
-    let finalizer = symbols::culprit(stack)?.function.as_str();
+    let own = |f: &Frame| !symbols::is_standard(&f.function);
+    let outermost = stack.iter().rposition(own)?;
     (at >= LEAST.min(seen.len()) && seen.len() >= 2).then_some(Busy {
-        finalizer,
-        stack,
+        finalizer: &stack[outermost].function,
+        waits_for: symbols::wait_reason(stack),
+        stack: &stack[outermost..],
         seen: at,
         of: seen.len(),
     })
@@ -85,16 +99,20 @@ fn runs_finalizers(stack: &[Frame]) -> bool {
 }
 
 /// Who sets this finalizer: where it is a function literal, the function around it;
-/// else the only one in its package that sets any.
+/// else the only one in its package that sets any and is no method of the same type,
+/// which may undo it.
 fn maker_of<'a>(site: &Site<'a>, finalizer: &'a str) -> Option<&'a str> {
     let around = symbols::enclosing(finalizer);
     if around.len() < finalizer.len() {
         return Some(around);
     }
     let package = symbols::package(finalizer);
+    let receiver = symbols::receiver(finalizer);
+    let other_type = |c: &&str| receiver.is_none() || symbols::receiver(c) != receiver;
     let mut makers = site
         .code()?
         .callers(sets_finalizer)
-        .filter(|c| symbols::package(c) == package);
+        .filter(|c| symbols::package(c) == package)
+        .filter(other_type);
     makers.next().filter(|_| makers.next().is_none())
 }

@@ -22,6 +22,7 @@ use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status
 use crate::series::{Assessment, Exhaustion, History, StackGrowth};
 
 pub use code::Code;
+pub(crate) use symbols::culprit;
 
 /// Names the cause of a site, where it recognises it.
 type Detector = fn(&Site<'_>) -> Option<Cause>;

@@ -116,7 +116,10 @@ pub(crate) fn package(function: &str) -> &str {
 pub(crate) fn receiver(function: &str) -> Option<String> {
     let package = package(function);
     let rest = enclosing(function).get(package.len() + 1..)?;
-    let (receiver, _) = rest.rsplit_once('.')?;
+    let (receiver, _) = match rest.find("[").filter(|_| rest.ends_with(']')) {
+        Some(arguments) => rest[..arguments].rsplit_once('.')?,
+        None => rest.rsplit_once('.')?,
+    };
     let name = receiver.trim_start_matches("(*").trim_end_matches(')');
     // Of a generic type, without its arguments.
     let name = name.split('[').next().unwrap_or(name);
@@ -126,11 +129,13 @@ pub(crate) fn receiver(function: &str) -> Option<String> {
 /// The last part of a name: of a method without its type, of a function without its
 /// package, of an instance without its arguments.
 pub(crate) fn short(function: &str) -> &str {
-    let generic = function.find('[').unwrap_or(function.len());
-    match function[..generic].rsplit_once('.') {
-        Some((_, last)) => last,
-        None => &function[..generic],
-    }
+    // A generic type in front of a method, or the function's own arguments at the end.
+    let end = match function.find('[') {
+        Some(open) if function.ends_with(']') => open,
+        _ => function.len(),
+    };
+    let name = &function[..end];
+    name.rsplit_once('.').map_or(name, |(_, last)| last)
 }
 
 /// What a blocked goroutine waits for, in the runtime's own words, told from the
@@ -217,7 +222,7 @@ mod tests {
             ("a.io/b/c.(*T).Run", "a.io/b/c", Some("a.io/b/c.T"), "Run"),
             ("a.io/b.(*T).Run.func1", "a.io/b", Some("a.io/b.T"), "func1"),
             ("main.T.Run", "main", Some("main.T"), "Run"),
-            ("main.(*T[...]).Run", "main", Some("main.T"), "(*T"),
+            ("main.(*T[...]).Run", "main", Some("main.T"), "Run"),
             ("main.run", "main", None, "run"),
             ("main.run.func2", "main", None, "func2"),
             (

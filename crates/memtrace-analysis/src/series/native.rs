@@ -9,7 +9,9 @@ use memtrace_model::{Gauge, Rate, SampleKind, Series, StackKey, Tier, Time};
 use statkit::change::hinge;
 use statkit::trend::{mann_kendall, theil_sen};
 
+use super::store::Column;
 use super::{Frame, History, StackGrowth, grew_along, minutes};
+use crate::leaks::culprit;
 
 /// Growth below this is the runtime's own bookkeeping, an arena, a library; bytes.
 const LEAST: f64 = (16 << 20) as f64;
@@ -176,6 +178,17 @@ impl History {
             .collect();
         grown.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         grown.iter().map(|(_, key)| self.frames(*key)).collect()
+    }
+
+    /// The heap stack with most live bytes on which the first own frame is `function`'s.
+    pub(crate) fn live_stack_at(&self, function: &str) -> Option<&[Frame]> {
+        let live = |(key, column): (&StackKey, &Column)| {
+            let frames = self.frames(*key);
+            let own = culprit(frames)?.function == function;
+            (own && column.last().live > 0).then_some((column.last().bytes, *key))
+        };
+        let (_, key) = self.heap.columns.iter().filter_map(live).max()?;
+        Some(self.frames(key))
     }
 
     /// Of the newest `last` goroutine profiles, the oldest first: the stack in it for
