@@ -91,16 +91,9 @@ pub(super) fn is_cgo(function: &str) -> bool {
 /// Whether the name says that a callback is kept: `Subscribe`, `AddListener`,
 /// `OnChange`.
 pub(super) fn registers(function: &str) -> bool {
-    /// Names that say it by themselves, at the front.
-    const VERBS: [&str; 7] = [
-        "Subscribe",
-        "Register",
-        "Listen",
-        "Observe",
-        "Watch",
-        "Notify",
-        "Attach",
-    ];
+    /// Names that say it by themselves, at the front. `Watch`, `Notify`, `Observe` and
+    /// the like more often do what a callback is there for.
+    const VERBS: [&str; 3] = ["Subscribe", "Register", "On"];
     /// What is added, set or appended.
     const NOUNS: [&str; 8] = [
         "Listener",
@@ -124,7 +117,6 @@ pub(super) fn registers(function: &str) -> bool {
     VERBS
         .iter()
         .any(|v| capital.strip_prefix(v).is_some_and(word_follows))
-        || capital.strip_prefix("On").is_some_and(word_follows)
         || (["Add", "Append", "Set", "Use"]
             .iter()
             .any(|v| capital.starts_with(v))
@@ -152,7 +144,9 @@ mod tests {
         for name in [
             "cnc/internal/gcode.(*Cache).Lookup",
             "a.(*T).Online",
-            "a.OnceFunc.Do",
+            "a.OnceFunc",
+            "a.(*Server).watch",
+            "a.(*Histogram).Observe",
             "a.Listening",
             "a.(*T).Add",
             "a.(*T).Unsubscribe",
