@@ -179,6 +179,21 @@ fn elf_entry(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes[24..32].try_into().unwrap())
 }
 
+/// Go's compiler is a large program whose functions call others more often than the one
+/// that grows their stack.
+#[test]
+fn a_large_program() {
+    let go = std::env::var_os("MEMTRACE_GO").unwrap_or_else(|| "go".into());
+    let Ok(path) = Command::new(go).args(["tool", "-n", "compile"]).output() else {
+        eprintln!("skipped: no Go; set MEMTRACE_GO");
+        return;
+    };
+    let path = String::from_utf8(path.stdout).unwrap();
+    let mut program = Program::read(File::open(path.trim()).unwrap()).unwrap();
+    let callers = program.callers(|name| name == "sync.(*Pool).Put").unwrap();
+    assert!(callers.len() > 10, "{callers:?}");
+}
+
 #[test]
 fn other_files_are_refused() {
     for bytes in [

@@ -71,9 +71,10 @@ impl Code {
     }
 }
 
-/// Whether this takes an object from a `sync.Pool` or puts it back.
+/// Whether this takes an object from a `sync.Pool` or puts it back. A build with a
+/// profile (PGO) may have inlined `Get` and `Put`, and calls what they call.
 pub(super) fn is_pool(function: &str) -> bool {
-    matches!(function, "sync.(*Pool).Get" | "sync.(*Pool).Put")
+    function.starts_with("sync.(*Pool).") || function.starts_with("sync.(*poolChain).")
 }
 
 /// Whether this has something done when an object is collected.

@@ -77,12 +77,16 @@ impl<R: Read + Seek> Code<R> {
         Ok(())
     }
 
-    /// The address to which the table's entries are relative: where nearly every
-    /// function calls is `runtime.morestack_noctxt`.
+    /// The address to which the table's entries are relative. Among what is called most
+    /// is `runtime.morestack_noctxt`, from the head of nearly every function: of the
+    /// starts that this leaves, the one with which most calls lead to entries.
     pub(super) fn go_start(&mut self, functions: &Functions) -> Result<u64, Error> {
         /// Code from here on is enough of a sample: more than C start-up code.
         const SAMPLE: u64 = 4 << 20;
-        let entry = functions
+        const TRIED: usize = 16;
+        let mut entries: Vec<u64> = functions.iter().map(|(entry, _)| entry).collect();
+        entries.dedup();
+        let morestack = functions
             .iter()
             .find(|(_, name)| {
                 matches!(
@@ -100,9 +104,26 @@ impl<R: Read + Seek> Code<R> {
                 *counts.entry(target).or_default() += 1;
             }
         })?;
-        let most = counts.iter().max_by_key(|(target, n)| (**n, **target));
-        most.and_then(|(target, _)| target.checked_sub(entry))
+        let mut counts: Vec<(u32, u64)> = counts.into_iter().map(|(t, n)| (n, t)).collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        // Bytes that only look like a call rarely agree on a target.
+        let calls = &counts[..counts.partition_point(|(n, _)| *n > 1)];
+        let all: u64 = calls.iter().map(|(n, _)| u64::from(*n)).sum();
+        let fitting = |start: u64| -> u64 {
+            let fits = |t: u64| entries.binary_search(&t.wrapping_sub(start)).is_ok();
+            let fit = calls.iter().filter(|(_, t)| fits(*t));
+            fit.map(|(n, _)| u64::from(*n)).sum()
+        };
+        calls
+            .iter()
+            .take(TRIED)
+            .filter_map(|(_, target)| target.checked_sub(morestack))
             .filter(|&start| text.holds(start))
+            .map(|start| (fitting(start), start))
+            .max()
+            // What leads elsewhere is C, where there is any.
+            .filter(|(fit, _)| *fit > all / 4)
+            .map(|(_, start)| start)
             .ok_or_else(|| damaged("its code does not fit its table of functions"))
     }
 }

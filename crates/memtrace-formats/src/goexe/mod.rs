@@ -8,8 +8,7 @@
 //! Every Go program carries the table of its functions (`pclntab`), which the runtime
 //! needs for its own stack traces: stripping (`-ldflags=-s -w`) does not touch it. The
 //! table tells entries relative to the start of Go's code, and since Go 1.26 not where
-//! that is. The code itself does: the function that is called most is
-//! `runtime.morestack_noctxt`, from the head of nearly every function.
+//! that is. The code itself does: with the right start, its calls lead to entries.
 //!
 //! A call instruction holds the distance to its target, so that nothing needs to be
 //! relocated. No disassembler is needed either: bytes that look like a call count only
