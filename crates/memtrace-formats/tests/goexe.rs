@@ -90,10 +90,13 @@ fn check(program: &Path, cgo: bool) {
         // C.malloc is inlined down to what never gives nil.
         let malloc = native.contains("main._cgo_cmalloc");
         assert!(malloc, "{shown}: {native:?}");
-        let native = callers.remove("main.native").unwrap_or_default();
-        assert!(native.contains("main._Cfunc_free"), "{shown}: {native:?}");
+        // Some versions call from a literal that cgo writes.
+        let frees = |(caller, callees): (&String, &BTreeSet<String>)| {
+            caller.starts_with("main.native") && callees.contains("main._Cfunc_free")
+        };
+        assert!(callers.iter().any(frees), "{shown}: {callers:?}");
         callers.retain(|caller, _| {
-            !caller.starts_with("main.native.") && !caller.starts_with("main._C")
+            !caller.starts_with("main.native") && !caller.starts_with("main._C")
         });
     }
     assert!(callers.is_empty(), "{shown}: {callers:?}");

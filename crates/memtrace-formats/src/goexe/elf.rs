@@ -26,13 +26,14 @@ pub(super) struct Layout {
     pub(super) table: Part,
 }
 
-/// Finds code and function table by their sections or, where there are no sections, by
-/// the segments and what the table starts with.
+/// Finds code and function table by their sections. The table has none of its own where
+/// there are no sections at all, and where a C linker put it into a larger one: then it
+/// is sought by what it starts with.
 pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
     let length = input.seek(SeekFrom::End(0)).map_err(unreadable)?;
     let headers = headers(input, length)?;
     let mut table = headers.table;
-    if !headers.has_sections {
+    if headers.may_be_go {
         for segment in headers.segments {
             if table.is_none() {
                 table = search(input, segment)?;
@@ -57,7 +58,8 @@ struct Headers {
     /// Address and part of the code.
     text: Option<(u64, Part)>,
     table: Option<Part>,
-    has_sections: bool,
+    /// No section says that it is none: a search reads all of the file.
+    may_be_go: bool,
     segments: Vec<Part>,
 }
 
@@ -80,10 +82,12 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
     };
 
     let (mut text, mut table) = (None, None);
+    let mut go_sections = false;
     // A program without section headers has none: no reason to give up.
     let sections = header.sections(endian, &cache).unwrap_or_default();
     for section in sections.iter() {
         let name = sections.section_name(endian, section).unwrap_or_default();
+        go_sections |= name.starts_with(b".go.") || name == b".note.go.buildid";
         if section.sh_type(endian) != SHT_PROGBITS {
             continue;
         }
@@ -110,7 +114,7 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
         machine,
         text,
         table,
-        has_sections: !sections.is_empty(),
+        may_be_go: sections.is_empty() || go_sections,
         segments: loaded().filter_map(part).collect(),
     })
 }
