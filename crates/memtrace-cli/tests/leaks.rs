@@ -177,29 +177,48 @@ fn buffers_that_wait_for_their_finalizers() {
 /// A service whose mux has no symbol page, in a program without symbols.
 #[test]
 fn a_map_in_a_stripped_service_without_symbol_page() {
-    if cnc_for_minutes().is_none() {
+    let flags = ["-ldflags=-s -w", "-buildmode=pie"];
+    let Some(found) = found_in("bare", &flags, "3m") else {
         return;
+    };
+    assert_eq!(found["pattern"], "map-bloat", "{found}");
+    let culprit = &found["culprit"]["function"];
+    assert_eq!(culprit, "main.(*sessions).begin", "{found}");
+}
+
+#[test]
+fn memory_of_c_that_is_never_freed() {
+    let Some(found) = found_in("native", &[], "4m30s") else {
+        return;
+    };
+    assert_eq!(found["pattern"], "native-growth", "{found}");
+    assert_eq!(found["source"], "process", "{found}");
+    let advice = found["advice"].as_str().expect("advice");
+    for part in ["main.grab", "C.free", "Close"] {
+        assert!(advice.contains(part), "no {part:?} in: {advice}");
     }
+}
+
+/// Builds a service of `tests/fixtures` and watches it; the newest finding.
+fn found_in(fixture: &str, flags: &[&str], time: &str) -> Option<Value> {
+    cnc_for_minutes()?;
     let folder = tempfile::tempdir().expect("a folder");
-    let program = folder.path().join("bare");
+    let program = folder.path().join(fixture);
     let go = std::env::var_os("MEMTRACE_GO").unwrap_or_else(|| "go".into());
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bare");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let built = std::process::Command::new(go)
-        .args(["build", "-ldflags=-s -w", "-buildmode=pie", "-o"])
+        .arg("build")
+        .args(flags)
+        .arg("-o")
         .arg(&program)
-        .current_dir(source)
+        .current_dir(source.join(fixture))
         .status()
         .expect("go is there");
     assert!(built.success());
     let service = Service::start(&program, &[]);
     let url = &service.url;
-    let output = run(&["watch", url, "--interval", "5s", "--for", "3m", "--json"]);
-    let found = newest("bare", &output);
-    assert_eq!(found["pattern"], "map-bloat", "{found}");
-    assert_eq!(
-        found["culprit"]["function"], "main.(*sessions).begin",
-        "{found}"
-    );
+    let output = run(&["watch", url, "--interval", "5s", "--for", time, "--json"]);
+    Some(newest(fixture, &output))
 }
 
 #[test]

@@ -89,6 +89,13 @@ pub(super) fn is_cgo(function: &str) -> bool {
         || symbols::short(function).starts_with("_cgo_")
 }
 
+/// Whether this allocates in C, as far as its name tells.
+pub(super) fn allocates_in_c(function: &str) -> bool {
+    const WORDS: [&str; 5] = ["alloc", "cstring", "cbytes", "strdup", "mmap"];
+    let name = symbols::short(function).to_lowercase();
+    is_cgo(function) && WORDS.iter().any(|w| name.contains(w))
+}
+
 /// Whether the name says that a callback is kept: `Subscribe`, `AddListener`,
 /// `OnChange`.
 pub(super) fn registers(function: &str) -> bool {
@@ -155,6 +162,25 @@ mod tests {
             "",
         ] {
             assert!(!registers(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn allocation_in_c() {
+        for name in [
+            "m._cgo_cmalloc",
+            "m._Cfunc_CString",
+            "m._Cfunc_av_frame_alloc",
+        ] {
+            assert!(allocates_in_c(name), "{name}");
+        }
+        for name in [
+            "m._Cfunc_free",
+            "runtime.mallocgc",
+            "runtime.cgocall",
+            "m.alloc",
+        ] {
+            assert!(!allocates_in_c(name), "{name}");
         }
     }
 

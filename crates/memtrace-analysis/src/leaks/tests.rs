@@ -325,13 +325,22 @@ fn memory_outside_the_go_heap() {
     );
     assert!(f.advice.contains("C.free"), "{}", f.advice);
     assert!(f.explains > 0.9, "{}", f.explains);
-    // The one function that calls C is named.
-    let cgo = code(&[("servo.alloc", "servo._cgo_cmalloc")]);
-    let found = process(|_| 60.0, |_| 30.0, leak, &[], cgo);
+    // The one function that allocates in C is named; of several, all.
+    let alloc = ("servo.alloc", "servo._cgo_cmalloc");
+    let free = ("servo.free", "servo._Cfunc_free");
+    let found = process(|_| 60.0, |_| 30.0, leak, &[], code(&[alloc, free]));
     assert!(
         found[0].advice.contains("servo.alloc"),
         "{}",
         found[0].advice
+    );
+    let copy = ("camera.name", "camera._Cfunc_CString");
+    let found = process(|_| 60.0, |_| 30.0, leak, &[], code(&[alloc, free, copy]));
+    let listed = |e: &String| e.contains("camera.name, servo.alloc");
+    assert!(
+        found[0].evidence.iter().any(listed),
+        "{:?}",
+        found[0].evidence
     );
 }
 
