@@ -169,6 +169,8 @@ func TestPprofToken(t *testing.T) {
 		{"/debug/pprof/goroutine?debug=1", "secret", 200},
 		{"/debug/pprof/cmdline", "", 403},
 		{"/debug/pprof/", "secret", 200},
+		{"/debug/memtrace/tags", "secret", 200},
+		{"/debug/memtrace/tags", "", 403},
 		{"/state", "", 200},
 	} {
 		if status, _ := request(t, "GET", base+c.path, "", "X-Pprof-Token", c.token); status != c.status {
@@ -219,6 +221,7 @@ func TestFlags(t *testing.T) {
 		{"-leak", "all"}, {"-leak-rate", "fast"}, {"-leak-rate", "-1"}, {"-load-shape", "round"},
 		{"-speed", "0"}, {"-load", "-1"}, {"extra"}, {"-load-period", "0s"},
 		{"-tasks", "-1"}, {"-tasks", "NaN"}, {"-tasks", "1001"}, {"-axes", "0"}, {"-axes", "1001"},
+		{"-leak", "tag"}, {"-tagged-jobs", "-1"}, {"-tagged-jobs", "1000"},
 	} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%q: no error", args)

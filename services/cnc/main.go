@@ -45,6 +45,7 @@ type options struct {
 	leakRate  int64
 	fix       bool
 	tasks     motion.Config
+	sections  int
 	keep      time.Duration // of the reports of jobs
 	history   int           // samples of the drives
 }
@@ -65,6 +66,7 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&rate, "leak-rate", "1MB", "`bytes` a second that leak, such as 512KB or 2MB")
 	f.BoolVar(&o.fix, "fix", false, "keep the situation of the leak, or of -tasks, and put its fix in place")
 	f.Float64Var(&o.tasks.Rate, "tasks", 0, "motion tasks `a second` that each axis starts and stops, up to 1000; 0 for none")
+	f.IntVar(&o.sections, "tagged-jobs", 0, "`number` of jobs that do the same work at the same time, each under its own tag; up to 999")
 	f.IntVar(&o.tasks.Axes, "axes", 3, "`number` of axes for -tasks, 1 to 1000")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -88,6 +90,10 @@ func parseFlags(args []string) (options, error) {
 		return o, errors.New("loads, sizes and times must not be negative")
 	case o.tasks.Rate != 0 && !(o.tasks.Rate >= 0.01 && o.tasks.Rate <= 1000) || o.tasks.Axes < 1 || o.tasks.Axes > 1000:
 		return o, errors.New("-tasks must be 0 or from 0.01 to 1000, -axes from 1 to 1000")
+	case o.sections < 0 || o.sections > load.MaxSections:
+		return o, fmt.Errorf("-tagged-jobs must be from 0 to %d", load.MaxSections)
+	case o.leak == fault.Tag && o.sections == 0:
+		return o, errors.New("-leak tag needs -tagged-jobs")
 	}
 	o.tasks.Recycle = o.fix
 	o.load.Seed = 1
@@ -149,6 +155,7 @@ func newService(o options) (*service, error) {
 	traffic := &load.Traffic{
 		Fault: flt, Scheduler: sched, Cache: cache, Loop: loop, History: history, Reports: reports, Bus: bus,
 		Parser: gcode.NewParser(flt), Drive: servo.NewDrive(flt), Watch: server.Watch,
+		Sections: load.NewSections(o.sections, texts["gear"], flt),
 	}
 	tasks := func(ctx context.Context) { motion.Run(ctx, o.tasks) }
 	return &service{server, mach, traffic, []func(context.Context){

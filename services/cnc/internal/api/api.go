@@ -27,6 +27,7 @@ import (
 	"cnc/internal/machine"
 	"cnc/internal/scheduler"
 	"cnc/internal/servo"
+	"memtrace"
 )
 
 const maxBody = 4 << 20
@@ -83,6 +84,7 @@ func New(p Parts) *Server {
 		"/debug/pprof/profile": pprof.Profile,
 		"/debug/pprof/symbol":  pprof.Symbol,
 		"/debug/pprof/trace":   pprof.Trace,
+		"/debug/memtrace/":     memtrace.Handler().ServeHTTP,
 	} {
 		s.mux.HandleFunc(path, s.guard(handler))
 	}

@@ -34,10 +34,11 @@ const (
 	Pool      Kind = "pool"      // pooled commands are put back with their parameters
 	Finalizer Kind = "finalizer" // DMA buffers are left to their finalizer
 	Hang      Kind = "hang"      // the machine hangs, and each command leaves its goroutine there
+	Tag       Kind = "tag"       // one of many equal sections keeps all programs that it reads
 )
 
 // Kinds lists the leaks, without None.
-var Kinds = []Kind{Goroutine, MapKey, Slice, SyncMap, Closure, Pool, Finalizer, Hang}
+var Kinds = []Kind{Goroutine, MapKey, Slice, SyncMap, Closure, Pool, Finalizer, Hang, Tag}
 
 var blockedCommand = []string{
 	"cnc/internal/scheduler.(*Scheduler).Schedule.func1",
@@ -78,6 +79,14 @@ var sites = map[Kind][]string{
 		"cnc/internal/servo.(*Drive).Move",
 	},
 	Hang: blockedCommand,
+	// These frames are the same in all sections; only the tag tells which.
+	Tag: {
+		"cnc/internal/gcode.Parse",
+		"cnc/internal/gcode.(*Block).word",
+		"cnc/internal/gcode.GName",
+		"cnc/internal/gcode.ParseProgram",
+		"cnc/internal/load.(*Section).keep",
+	},
 }
 
 // ParseKind reads the name of a leak.
@@ -133,6 +142,7 @@ type Fault struct {
 	mu      sync.Mutex
 	since   time.Time
 	hot     string
+	tag     string
 	onset   func()       // makes the situation
 	backing func() int64 // bytes of the leaking container itself
 	healthy int64        // the same when the fault began
@@ -193,6 +203,13 @@ func (f *Fault) SetHot(function string) {
 	f.hot = function
 }
 
+// SetTag names the tag under which the fault Tag leaks.
+func (f *Fault) SetTag(tag string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tag = tag
+}
+
 // Arm waits and then switches the fault on; it returns when that is done or ctx
 // ends.
 func (f *Fault) Arm(ctx context.Context) {
@@ -240,6 +257,7 @@ type Truth struct {
 	Fix           bool     `json:"fix"`       // the fix is in place: nothing leaks
 	Native        bool     `json:"native"`    // the bytes are outside of Go's heap
 	Hot           string   `json:"hot"`       // allocates much, leaks nothing; often empty
+	Tag           string   `json:"tag"`       // under which it leaks; mostly empty
 	Since         *string  `json:"since"`     // RFC 3339, null before the leak starts
 	LeakedBytes   int64    `json:"leaked_bytes"`
 	LeakedObjects int64    `json:"leaked_objects"`
@@ -259,6 +277,9 @@ func (f *Fault) Truth(pid int) Truth {
 	t.Native = t.Leak == Finalizer
 	t.Functions = sites[t.Leak]
 	t.Function = t.Functions[0]
+	if t.Leak == Tag {
+		t.Tag = f.tag
+	}
 	if f.since.IsZero() {
 		return t
 	}

@@ -106,7 +106,13 @@ func codeName(letter byte, tenths int) string { return codeNames[int(letter)<<16
 // or line number, numbers without needless signs and zeros. Lines that mean the
 // same have the same normal form; it costs one pass and no parse.
 func Normalize(line string) string {
-	out := make([]byte, 0, len(line))
+	return string(AppendNormal(make([]byte, 0, len(line)), line))
+}
+
+// AppendNormal appends the normal form of a line to dst. With room in dst it
+// allocates nothing, and neither does a look-up in a map with string(dst).
+func AppendNormal(dst []byte, line string) []byte {
+	start := len(dst)
 	for i := 0; i < len(line); {
 		c := line[i]
 		switch {
@@ -117,7 +123,7 @@ func Normalize(line string) string {
 		case c == '(':
 			end := strings.IndexByte(line[i:], ')')
 			if end < 0 {
-				return line // the parser will say what is wrong
+				return append(dst[:start], line...) // the parser will say what is wrong
 			}
 			i += end + 1
 		case c == 'N' || c == 'n':
@@ -127,14 +133,14 @@ func Normalize(line string) string {
 			c -= 'a' - 'A'
 			fallthrough
 		case c >= 'A' && c <= 'Z':
-			out = append(out, c)
-			out, i = normalNumber(out, line, i+1)
+			dst = append(dst, c)
+			dst, i = normalNumber(dst, line, i+1)
 		default:
-			out = append(out, c)
+			dst = append(dst, c)
 			i++
 		}
 	}
-	return string(out)
+	return dst
 }
 
 // normalNumber appends the number that starts at i and returns where it ends.

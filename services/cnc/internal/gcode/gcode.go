@@ -9,6 +9,9 @@ package gcode
 import (
 	"fmt"
 	"strings"
+	"unsafe"
+
+	"cnc/internal/heapsize"
 )
 
 // MaxLine is the longest line that is accepted, as RS-274/NGC has it.
@@ -95,6 +98,23 @@ func Errorf(line int, format string, args ...any) *Error {
 type Program struct {
 	Name   string
 	Blocks []*Block
+}
+
+// Bytes is the heap space of the program; its text, which comments are part of, is not
+// counted.
+func (p *Program) Bytes() int64 {
+	sum := heapsize.Scan(int(unsafe.Sizeof(*p))) + heapsize.Scan(8*cap(p.Blocks))
+	codes := func(s []int) int64 {
+		if cap(s) == 1 {
+			return 16 // 8 bytes share a block of 16 with something short-lived
+		}
+		return heapsize.NoScan(8 * cap(s))
+	}
+	for _, b := range p.Blocks {
+		sum += heapsize.Scan(int(unsafe.Sizeof(*b))) + codes(b.G) + codes(b.M) +
+			heapsize.NoScan(int(unsafe.Sizeof(Word{}))*cap(b.Words))
+	}
+	return sum
 }
 
 // ParseProgram parses a whole text and stops at the first error.

@@ -37,6 +37,7 @@ type Traffic struct {
 	Bus       *events.Bus
 	Parser    *gcode.Parser
 	Drive     *servo.Drive
+	Sections  []*Section
 	Watch     func(r *http.Request, job string) error
 
 	open []string // jobs of requests that have not ended
@@ -67,6 +68,18 @@ func (t *Traffic) Run(ctx context.Context) {
 		go func() {
 			defer wg.Done()
 			pace(ctx, rate, step(ctx))
+		}()
+	}
+	rate := int64(Background)
+	if t.Fault.Kind() == fault.Tag {
+		rate = t.Fault.Rate()
+	}
+	for _, s := range t.Sections {
+		s := s
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			s.run(ctx, rate)
 		}()
 	}
 	wg.Wait()

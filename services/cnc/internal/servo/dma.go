@@ -27,7 +27,7 @@ type MotionBuf struct {
 // substitute: it runs after some later collection, and all finalizers of a process
 // share one goroutine, each waiting for the drive of the one before.
 func NewMotionBuffer(size int) (*MotionBuf, error) {
-	memory, err := allocate(size)
+	memory, err := AllocateDMA(size)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (b *MotionBuf) Close() {
 	}
 	runtime.SetFinalizer(b, nil)
 	time.Sleep(DriveCycle)
-	free(b.memory)
+	FreeDMA(b.memory)
 	b.memory = nil
 }
 

@@ -11,9 +11,11 @@ import "unsafe"
 // and rounds up to 16.
 func nativeBytes(n int) int64 { return int64(n+8+15) &^ 15 }
 
-func allocate(n int) ([]byte, error) {
+// AllocateDMA returns n bytes outside of Go's heap.
+func AllocateDMA(n int) ([]byte, error) {
 	// cgo's malloc ends the program where there is no memory, so this is not nil.
 	return unsafe.Slice((*byte)(C.malloc(C.size_t(n))), n), nil
 }
 
-func free(memory []byte) { C.free(unsafe.Pointer(unsafe.SliceData(memory))) }
+// FreeDMA gives back what AllocateDMA returned.
+func FreeDMA(memory []byte) { C.free(unsafe.Pointer(unsafe.SliceData(memory))) }

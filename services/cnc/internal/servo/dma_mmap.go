@@ -13,11 +13,13 @@ func nativeBytes(n int) int64 {
 	return (int64(n) + page - 1) / page * page
 }
 
-func allocate(n int) ([]byte, error) {
+// AllocateDMA returns n bytes outside of Go's heap.
+func AllocateDMA(n int) ([]byte, error) {
 	return syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
 }
 
-func free(memory []byte) {
-	// It cannot fail for what allocate returned.
+// FreeDMA gives back what AllocateDMA returned.
+func FreeDMA(memory []byte) {
+	// It cannot fail for what AllocateDMA returned.
 	_ = syscall.Munmap(memory)
 }

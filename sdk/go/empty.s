@@ -1,0 +1,1 @@
+// Lets labels.go declare functions without a body.
