@@ -61,16 +61,28 @@ fn by_list<'a>(site: &Site<'a>) -> Option<(&'a str, &'a str)> {
 }
 
 /// The code of the growing function registers something and holds a function literal.
-/// A container that it fills itself is the better explanation.
+/// A container that it fills itself is the better explanation; and services and metrics
+/// are registered too, so that only a name that speaks of events, or a request, will do.
 fn by_code<'a>(site: &Site<'a>) -> Option<(&'a str, &'a str)> {
     let code = site.code()?;
     let owner = symbols::culprit(site.main_stack())?.function.as_str();
-    let registering = code.callee(owner, registers)?;
+    let registering = match site.stacks().flatten().any(serves_request) {
+        true => code.callee(owner, registers)?,
+        false => code.callee(owner, registers_listener)?,
+    };
     let fills = |stack: &[Frame]| {
         symbols::culprit(stack).is_some_and(|f| f.function == owner)
             && symbols::callee_frames(stack).any(assigns_to_map)
     };
     (code.has_closure(owner) && !site.stacks().any(fills)).then_some((owner, registering))
+}
+
+fn registers_listener(function: &str) -> bool {
+    let name = symbols::short(function);
+    registers(function)
+        && !["Register", "register", "On", "on"]
+            .iter()
+            .any(|v| name.starts_with(v))
 }
 
 /// Whether this frame makes or serves an HTTP request.

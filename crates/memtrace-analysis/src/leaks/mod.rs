@@ -111,10 +111,13 @@ impl<'a> Site<'a> {
         self.history.code()
     }
 
-    /// Whether a function calls one for which `is` holds: by its code, or on a stack.
+    /// Whether a function calls one for which `is` holds: by its code or, where that is
+    /// unknown, on a stack.
     fn calls(&self, function: &str, is: fn(&str) -> bool) -> bool {
-        let by_code = self.code().and_then(|c| c.callee(function, is));
-        by_code.is_some() || self.history.seen_calling(function, is)
+        match self.code() {
+            Some(code) => code.callee(function, is).is_some(),
+            None => self.history.seen_calling(function, is),
+        }
     }
 
     /// Heap stacks that grew since this site did.

@@ -226,6 +226,15 @@ fn listeners_that_are_never_removed() {
         )]),
     );
     assert_eq!(found(&[body], &[], Some(plain)).pattern, Pattern::Growth);
+    // Services are registered too.
+    let work: &[&str] = &["main.(*app).run"];
+    let service = code(&[("main.(*app).run", "pb.RegisterControlServer")]);
+    assert_eq!(found(&[work], &[], service).pattern, Pattern::Growth);
+    let events = code(&[("main.(*app).run", "events.(*Bus).Subscribe")]);
+    assert_eq!(
+        found(&[work], &[], events).pattern,
+        Pattern::ListenerRetention
+    );
     let cache: &[&str] = &[
         "runtime.mallocgc",
         "runtime.mapassign_faststr",

@@ -28,8 +28,9 @@ const LEAKING_SPAN: f64 = 1.9;
 const PACE: f64 = 0.35;
 /// A reading may be lower than the one before by so much; bytes.
 const WOBBLE: f64 = (1 << 20) as f64;
-/// Go's own mappings grew by at most this share of what the others did.
-const GO_SHARE: f64 = 0.5;
+/// Go's own mappings, and the heap in use, grew by at most this share of what the
+/// others did.
+const GO_SHARE: f64 = 1.0 / PER_HEAP_BYTE;
 /// Chance of so steady a rise of the resident memory.
 const P: f64 = 1e-4;
 

@@ -252,9 +252,10 @@ impl Process {
     /// [`Gauge::RssArenas`], [`Gauge::RssAnon`]. `None` within [`SMAPS_GAP`] of the last
     /// time, and where the kernel refuses.
     ///
-    /// To write `smaps` the kernel walks every page table of the target and holds its
-    /// mmap lock for each mapping: milliseconds per GB, in which the target cannot map
-    /// memory. So this is for a process whose memory is in question, not for every one.
+    /// To write `smaps` the kernel walks every page table of the target, some 20 ms for
+    /// each GB in small pages, and locks a mapping while it does: a target that maps
+    /// memory may wait for it. So this is for a process whose memory is in question, not
+    /// for every one.
     #[must_use]
     pub fn rss_by_owner(&self) -> Option<Gauges> {
         if !due(&self.last_owners, SMAPS_GAP) {
