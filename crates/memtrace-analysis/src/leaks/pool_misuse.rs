@@ -40,25 +40,29 @@ const FEW: usize = 3;
 
 /// The function on this stack that uses the pool from which the growing object comes.
 fn pool_user<'a>(site: &Site<'_>, stack: &'a [Frame]) -> Option<&'a str> {
-    if !symbols::callee_frames(stack).any(|f| assigns_to_map(f) || grows_slice(f)) {
-        return None;
-    }
+    let map = symbols::callee_frames(stack).any(assigns_to_map);
+    // Nearly everything appends to slices; those of the object are appended to by itself.
+    let callees = symbols::callee_frames(stack);
+    let slice = callees
+        .take_while(|f| f.starts_with("runtime."))
+        .any(grows_slice);
     let mut own = stack
         .iter()
         .map(|f| f.function.as_str())
         .filter(|f| !symbols::is_standard(f));
     let filler = own.next()?;
-    if site.calls(filler, is_pool) {
+    if map && site.calls(filler, is_pool) {
         return Some(filler);
     }
     // A method of the pooled type fills it for the user of the pool, in its package.
-    // What belongs to another type (a cache) is not what was taken from the pool.
+    // What belongs to the user's own type (a cache) is not what was taken from the pool.
     let receiver = symbols::receiver(filler);
+    if !map && !(slice && receiver.is_some()) {
+        return None;
+    }
     own.take(FEW).find(|caller| {
         site.calls(caller, is_pool)
             && symbols::package(caller) == symbols::package(filler)
-            && receiver
-                .as_deref()
-                .is_none_or(|t| Some(t) != symbols::receiver(caller).as_deref())
+            && (receiver.is_none() || receiver != symbols::receiver(caller))
     })
 }

@@ -134,6 +134,11 @@ fn a_map_in_pooled_objects() {
     ] {
         assert!(finding.advice.contains(part), "{part}: {}", finding.advice);
     }
+    let slice: &[&str] = &["runtime.growslice", "m.(*Command).add", parser, "m.serve"];
+    let put = code(&[(parser, "sync.(*Pool).Put")]);
+    let finding = found(&[slice], &[], put);
+    assert_eq!(finding.pattern, Pattern::PoolMisuse);
+    assert!(finding.advice.contains("length 0"), "{}", finding.advice);
     // Without the program's file: the profile has what the pool's New allocated.
     let new: &[&str] = &["m.newCommand", "sync.(*Pool).Get", parser, "m.serve"];
     assert_eq!(misuse(None, &[new]), Pattern::PoolMisuse);
@@ -170,10 +175,26 @@ fn a_map_beside_pools_is_a_map() {
         "m.(*Logger).Write",
     ];
     assert_eq!(pattern(cache, others, &[]), Pattern::MapBloat);
+    // What the pool's user reads or appends for something else.
+    let put = || code(&[("m.(*Parser).Parse", "sync.(*Pool).Put")]);
+    for callees in [
+        &["runtime.growslice", "io.ReadAll"][..],
+        &["runtime.growslice"],
+    ] {
+        let reads = [callees, &["m.(*Parser).Parse", "m.serve"]].concat();
+        assert_eq!(pattern(&reads, put(), &[]), Pattern::Growth);
+    }
+    // A cache that belongs to the pool's user.
+    let own: &[&str] = &[
+        "runtime.mallocgc",
+        "runtime.mapassign_faststr",
+        "m.(*Parser).remember",
+        "m.(*Parser).Parse",
+    ];
+    assert_eq!(pattern(own, put(), &[]), Pattern::MapBloat);
     // What grows is no container.
     let plain: &[&str] = &["m.(*Command).Parse", "m.(*Parser).Parse", "m.serve"];
-    let put = code(&[("m.(*Parser).Parse", "sync.(*Pool).Put")]);
-    assert_eq!(pattern(plain, put, &[]), Pattern::Growth);
+    assert_eq!(pattern(plain, put(), &[]), Pattern::Growth);
 }
 
 #[test]
