@@ -15,6 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     for caller in callers.keys() {
         program.calls(caller).expect("what was read before");
     }
+    let _ = program.pointer_types(callers.into_keys());
     for address in [0, 0x40_1010, 0x40_1040, u64::MAX] {
         let _ = program.function_at(address);
     }

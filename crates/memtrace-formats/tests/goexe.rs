@@ -41,6 +41,22 @@ fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|n| (*n).to_owned()).collect()
 }
 
+/// What the fixture's functions take from a pool and put back.
+fn check_types(program: &Path, known: bool) {
+    let shown = program.display();
+    let mut program = Program::read(File::open(program).unwrap()).unwrap();
+    let users = ["main.parse", "main.parseDeferred", "main.(*command).fill"];
+    let found = program.pointer_types(users.map(str::to_owned)).unwrap();
+    if known {
+        assert_eq!(found.len(), 2, "{shown}: {found:?}");
+        for (user, types) in &found {
+            assert_eq!(*types, names(&["*main.command"]), "{shown}: {user}");
+        }
+    } else {
+        assert!(found.is_empty(), "{shown}: {found:?}");
+    }
+}
+
 fn check(program: &Path, cgo: bool) {
     let shown = program.display();
     let mut program = Program::read(File::open(program).unwrap()).unwrap();
@@ -131,6 +147,9 @@ fn calls_of_a_program_in_every_form() {
     ] {
         if let Some(program) = build(folder.path(), name, env, flags) {
             check(&program, with_cgo);
+            if name != "external-pie" {
+                check_types(&program, !name.starts_with("arm64"));
+            }
         }
     }
 }

@@ -13,7 +13,10 @@ use memtrace_formats::goexe::Program;
 pub(crate) async fn code(process: &Process) -> Option<Code> {
     with(process, |mut program| {
         let callers = program.callers(Code::matters).ok()?;
-        Some(Code::new(program.functions(), callers))
+        let code = Code::new(program.functions(), callers);
+        let users: Vec<String> = code.pool_users().map(str::to_owned).collect();
+        let types = program.pointer_types(users).unwrap_or_default();
+        Some(code.with_types(types))
     })
     .await
 }
@@ -92,6 +95,10 @@ mod tests {
         let facts = format!("{code:?}");
         assert!(
             facts.contains("\"main.parse\": {\"sync.(*Pool).Get\", \"sync.(*Pool).Put\"}"),
+            "{facts}"
+        );
+        assert!(
+            facts.contains("\"main.parse\": {\"*main.command\"}"),
             "{facts}"
         );
         assert!(

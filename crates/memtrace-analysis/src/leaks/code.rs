@@ -14,6 +14,8 @@ pub struct Code {
     calls: BTreeMap<String, BTreeSet<String>>,
     /// Own functions that hold a function literal.
     with_closures: HashSet<String>,
+    /// Pointer types that users of pools refer to.
+    types: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Code {
@@ -39,7 +41,34 @@ impl Code {
         Self {
             calls,
             with_closures,
+            types: BTreeMap::new(),
         }
+    }
+
+    /// Own functions that use a `sync.Pool`.
+    pub fn pool_users(&self) -> impl Iterator<Item = &str> {
+        self.callers(is_pool)
+    }
+
+    /// Tells which pointer types each of [`Self::pool_users`] refers to
+    /// (`*gcode.Command`): what it takes from the pool and puts back is among them.
+    /// One without types counts as unknown.
+    #[must_use]
+    pub fn with_types(mut self, types: BTreeMap<String, BTreeSet<String>>) -> Self {
+        self.types = types;
+        self
+    }
+
+    /// Names, without their packages, of the own types that may come from the pool which
+    /// `user` uses; `None` where they are unknown. Buffers of the library hold nothing
+    /// but bytes.
+    pub(super) fn pooled_types(&self, user: &str) -> Option<Vec<&str>> {
+        let types = self.types.get(symbols::enclosing(user))?;
+        let own = types.iter().filter_map(|t| {
+            let (package, name) = t.strip_prefix('*')?.rsplit_once('.')?;
+            (!["bytes", "strings", "bufio"].contains(&package)).then_some(name)
+        });
+        Some(own.collect())
     }
 
     /// Whether it matters who calls this function.

@@ -38,7 +38,8 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
 /// Own frames from the one that fills the container up to the user of the pool.
 const FEW: usize = 3;
 
-/// The function on this stack that uses the pool from which the growing object comes.
+/// The function on this stack that uses the pool from which the growing object comes:
+/// a method of the pooled type fills it, or the user of the pool itself.
 fn pool_user<'a>(site: &Site<'_>, stack: &'a [Frame]) -> Option<&'a str> {
     let map = symbols::callee_frames(stack).any(assigns_to_map);
     // Nearly everything appends to slices; those of the object are appended to by itself.
@@ -51,18 +52,30 @@ fn pool_user<'a>(site: &Site<'_>, stack: &'a [Frame]) -> Option<&'a str> {
         .map(|f| f.function.as_str())
         .filter(|f| !symbols::is_standard(f));
     let filler = own.next()?;
-    if map && site.calls(filler, is_pool) {
-        return Some(filler);
-    }
-    // A method of the pooled type fills it for the user of the pool, in its package.
-    // What belongs to the user's own type (a cache) is not what was taken from the pool.
     let receiver = symbols::receiver(filler);
-    if !map && !(slice && receiver.is_some()) {
+    let receiver_name = receiver.as_deref().map(symbols::short);
+    let pooled = |user: &str| site.code().and_then(|c| c.pooled_types(user));
+    if map && site.calls(filler, is_pool) {
+        // Its own object may have a map too, beside a pool of buffers.
+        let other = |t: &&str| Some(*t) != receiver_name;
+        let known = pooled(filler);
+        return known
+            .is_none_or(|types| types.iter().any(other))
+            .then_some(filler);
+    }
+    if !(map || (slice && receiver.is_some())) {
         return None;
     }
-    own.take(FEW).find(|caller| {
-        site.calls(caller, is_pool)
-            && symbols::package(caller) == symbols::package(filler)
-            && (receiver.is_none() || receiver != symbols::receiver(caller))
+    own.take(FEW).find(|user| {
+        site.calls(user, is_pool)
+            && match (pooled(user), receiver_name) {
+                (Some(types), Some(name)) => types.contains(&name),
+                (Some(types), None) => !types.is_empty(),
+                // The pooled type is likely in its user's package, and another one.
+                (None, _) => {
+                    symbols::package(user) == symbols::package(filler)
+                        && (receiver.is_none() || receiver != symbols::receiver(user))
+                }
+            }
     })
 }

@@ -184,6 +184,32 @@ fn a_map_beside_pools_is_a_map() {
         let reads = [callees, &["m.(*Parser).Parse", "m.serve"]].concat();
         assert_eq!(pattern(&reads, put(), &[]), Pattern::Growth);
     }
+    // A cache of another type, where the pooled type is known; and of the user's own,
+    // beside a pool of buffers.
+    let typed = |user: &str, name: &str| {
+        let types = BTreeSet::from([name.to_owned()]);
+        let put = code(&[(user, "sync.(*Pool).Put")]).unwrap();
+        Some(put.with_types(BTreeMap::from([(user.to_owned(), types)])))
+    };
+    let parser = "m.(*Parser).Parse";
+    assert_eq!(
+        pattern(POOLED, typed(parser, "*m.Buffer"), &[]),
+        Pattern::MapBloat
+    );
+    assert_eq!(
+        pattern(POOLED, typed(parser, "*m.Command"), &[]),
+        Pattern::PoolMisuse
+    );
+    let scratch: &[&str] = &["runtime.mapassign_faststr", "m.(*Cache).Lookup", "m.serve"];
+    let lookup = "m.(*Cache).Lookup";
+    assert_eq!(
+        pattern(scratch, typed(lookup, "*bytes.Buffer"), &[]),
+        Pattern::MapBloat
+    );
+    assert_eq!(
+        pattern(scratch, typed(lookup, "*m.Command"), &[]),
+        Pattern::PoolMisuse
+    );
     // A cache that belongs to the pool's user.
     let own: &[&str] = &[
         "runtime.mallocgc",

@@ -42,8 +42,9 @@ pub(super) struct Code<R> {
 
 /// Code that is held at a time.
 const CHUNK: u64 = 1 << 20;
-/// Bytes of a call instruction on amd64, the longer of the two.
+/// Bytes of a call instruction on amd64, and of the longest that is looked at.
 const CALL: usize = 5;
+const LONGEST: usize = 7;
 
 impl<R: Read + Seek> Code<R> {
     pub(super) fn new(input: R, machine: Machine, text: Text) -> Self {
@@ -61,20 +62,46 @@ impl<R: Read + Seek> Code<R> {
         range: Range<u64>,
         mut sink: impl FnMut(u64, u64),
     ) -> Result<(), Error> {
+        let machine = self.machine;
+        self.chunks(range, |bytes, at| match machine {
+            Machine::Amd64 => amd64(bytes, at, CHUNK, &mut sink),
+            Machine::Arm64 => arm64(bytes, at, CHUNK, &mut sink),
+        })
+    }
+
+    /// Gives each address that the code in `range` seems to refer to (amd64; none for
+    /// others).
+    pub(super) fn references(
+        &mut self,
+        range: Range<u64>,
+        mut sink: impl FnMut(u64),
+    ) -> Result<(), Error> {
+        let machine = self.machine;
+        self.chunks(range, |bytes, at| {
+            if machine == Machine::Amd64 {
+                lea(bytes, at, CHUNK, &mut sink);
+            }
+        })
+    }
+
+    /// Gives the code in `range` in pieces, with their addresses.
+    fn chunks(&mut self, range: Range<u64>, mut sink: impl FnMut(&[u8], u64)) -> Result<(), Error> {
         let end = range.end.min(self.text.end());
         let mut at = range.start.max(self.text.address);
         while at < end {
-            // Into the next chunk as far as a call that starts in this one may reach.
-            let length = (CHUNK + CALL as u64 - 1).min(end - at);
+            // Into the next chunk as far as an instruction that starts in this one may
+            // reach.
+            let length = (CHUNK + LONGEST as u64 - 1).min(end - at);
             let offset = self.text.offset + (at - self.text.address);
-            let bytes = elf::bytes(&mut self.input, (offset, length))?;
-            match self.machine {
-                Machine::Amd64 => amd64(&bytes, at, CHUNK, &mut sink),
-                Machine::Arm64 => arm64(&bytes, at, CHUNK, &mut sink),
-            }
+            sink(&elf::bytes(&mut self.input, (offset, length))?, at);
             at = at.saturating_add(CHUNK);
         }
         Ok(())
+    }
+
+    /// A part of the file.
+    pub(super) fn part(&mut self, part: elf::Part) -> Result<Vec<u8>, Error> {
+        elf::bytes(&mut self.input, part)
     }
 
     /// The address to which the table's entries are relative. Among what is called most
@@ -139,6 +166,18 @@ fn amd64(bytes: &[u8], address: u64, until: u64, sink: &mut impl FnMut(u64, u64)
                 site,
                 site.wrapping_add(CALL as u64).wrapping_add_signed(distance),
             );
+        }
+    }
+}
+
+/// `LEAQ rel32(IP), register`: a REX.W prefix, 8D, and how the register is told.
+fn lea(bytes: &[u8], address: u64, until: u64, sink: &mut impl FnMut(u64)) {
+    for (i, window) in bytes.windows(LONGEST).enumerate().take(until as usize) {
+        if let [0x48 | 0x4c, 0x8d, register, a, b, c, d] = *window
+            && register & 0b1100_0111 == 0b101
+        {
+            let next = address.wrapping_add((i + LONGEST) as u64);
+            sink(next.wrapping_add_signed(i32::from_le_bytes([a, b, c, d]).into()));
         }
     }
 }

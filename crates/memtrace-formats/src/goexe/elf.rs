@@ -18,12 +18,16 @@ pub(super) type Part = (u64, u64);
 
 /// The largest programs have tables of some 100 MB.
 const MAX_TABLE: u64 = 512 << 20;
+/// Constants of large programs are some tens of MB.
+const MAX_TYPES: u64 = 128 << 20;
 
 pub(super) struct Layout {
     pub(super) machine: Machine,
     pub(super) text: Text,
     /// The function table; it may be followed by other things.
     pub(super) table: Part,
+    /// Sections that may hold types, with their addresses; the likeliest first.
+    pub(super) types: Vec<(u64, Part)>,
 }
 
 /// Finds code and function table by their sections. The table has none of its own where
@@ -50,6 +54,11 @@ pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
             size: size.min(u64::MAX - address),
         },
         table: (at, size_of_table.min(MAX_TABLE)),
+        types: headers
+            .types
+            .into_iter()
+            .map(|(_, section)| section)
+            .collect(),
     })
 }
 
@@ -58,6 +67,8 @@ struct Headers {
     /// Address and part of the code.
     text: Option<(u64, Part)>,
     table: Option<Part>,
+    /// Sections that may hold types, by rank.
+    types: Vec<(usize, (u64, Part))>,
     /// No section says that it is none: a search reads all of the file.
     may_be_go: bool,
     segments: Vec<Part>,
@@ -82,7 +93,7 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
     };
 
     let (mut text, mut table) = (None, None);
-    let mut go_sections = false;
+    let (mut types, mut go_sections) = (Vec::new(), false);
     // A program without section headers has none: no reason to give up.
     let sections = header.sections(endian, &cache).unwrap_or_default();
     for section in sections.iter() {
@@ -93,6 +104,18 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
         }
         let part = within((section.sh_offset.get(endian), section.sh_size.get(endian)));
         let runs = section.sh_flags.get(endian) & u64::from(SHF_EXECINSTR) != 0;
+        // Since Go 1.27 types have a section of their own; before that they are among
+        // what the loader relocates, in a position-independent program, or constants.
+        let ranks: [fn(&[u8]) -> bool; 3] = [
+            |name| name.ends_with(b".go.type"),
+            |name| name == b".data.rel.ro",
+            |name| name == b".rodata",
+        ];
+        if let (Some(rank), Some(part)) = (ranks.iter().position(|is| is(name)), part)
+            && part.1 <= MAX_TYPES
+        {
+            types.push((rank, (section.sh_addr.get(endian), part)));
+        }
         if name == b".text" && runs {
             text = part.map(|p| (section.sh_addr.get(endian), p));
         } else if name.ends_with(b".gopclntab") {
@@ -110,10 +133,13 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
             .filter_map(|s| Some((s.p_vaddr.get(endian), part(s)?)))
             .max_by_key(|(_, (_, size))| *size);
     }
+    types.sort_unstable();
+    types.truncate(3);
     Ok(Headers {
         machine,
         text,
         table,
+        types,
         may_be_go: sections.is_empty() || go_sections,
         segments: loaded().filter_map(part).collect(),
     })

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ELF ──elf──▶ .gopclntab ──▶ entries and names ──▶ function_at
-//!         └──▶ code ──▶ direct calls ─────────────▶ calls, callers
+//!         ├──▶ code ──▶ direct calls ─────────────▶ calls, callers
+//!         └──▶ types ◀── references ──────────────▶ pointer_types
 //! ```
 //!
 //! Every Go program carries the table of its functions (`pclntab`), which the runtime
@@ -18,6 +19,7 @@
 mod code;
 mod elf;
 mod pclntab;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{Read, Seek};
@@ -25,6 +27,7 @@ use std::io::{Read, Seek};
 use crate::Error;
 use code::Code;
 use pclntab::Functions;
+use types::Types;
 
 /// A Go program: 64-bit ELF for amd64 or arm64, built by Go 1.18 or newer.
 ///
@@ -35,6 +38,8 @@ use pclntab::Functions;
 pub struct Program<R> {
     code: Code<R>,
     functions: Functions,
+    /// Sections that may hold types.
+    types: Vec<(u64, elf::Part)>,
 }
 
 impl<R: Read + Seek> Program<R> {
@@ -50,7 +55,11 @@ impl<R: Read + Seek> Program<R> {
         let mut code = Code::new(input, layout.machine, layout.text);
         let start = code.go_start(&functions)?;
         functions.place(start);
-        Ok(Self { code, functions })
+        Ok(Self {
+            code,
+            functions,
+            types: layout.types,
+        })
     }
 
     /// How many functions it has.
@@ -137,6 +146,51 @@ impl<R: Read + Seek> Program<R> {
                     callees.insert(callee.to_owned());
                 }
             })?;
+        Ok(found)
+    }
+}
+
+/// Code from which types are referred to often enough to find them.
+const TYPES_SAMPLE: u64 = 4 << 20;
+
+impl<R: Read + Seek> Program<R> {
+    /// The pointer types that each of these functions refers to, by name
+    /// (`*gcode.Command`, with the package's last element only): what it asserts a value
+    /// to be, or passes on as an interface. Empty where types cannot be found: on arm64,
+    /// and where a C linker put them among others.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`] when the code cannot be read.
+    pub fn pointer_types(
+        &mut self,
+        functions: impl IntoIterator<Item = String>,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
+        let text = self.code.text;
+        let mut referred = Vec::new();
+        let sample = text.address..text.address.saturating_add(TYPES_SAMPLE);
+        self.code.references(sample, |a| referred.push(a))?;
+        referred.sort_unstable();
+        referred.dedup();
+        let mut types = None;
+        for (address, part) in self.types.clone() {
+            if types.is_none() {
+                types = Types::find(address, self.code.part(part)?, &referred);
+            }
+        }
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let Some(types) = types else {
+            return Ok(found);
+        };
+        for function in functions {
+            for (from, to) in self.functions.spans(&function, text.end()) {
+                self.code.references(from..to, |address| {
+                    if let Some(name) = types.name_at(address) {
+                        let names = found.entry(function.clone()).or_default();
+                        names.insert(name.to_owned());
+                    }
+                })?;
+            }
+        }
         Ok(found)
     }
 }
