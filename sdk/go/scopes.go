@@ -21,9 +21,9 @@ type openScopes struct {
 	fence  int // scopes below belong to the callers of a Do
 }
 
-// bucket holds the scopes of some goroutines. Only the owner of a slot touches what is
+// scopeBucket holds the scopes of some goroutines. Only the owner of a slot touches what is
 // in it; marks are for whoever looks from outside.
-type bucket struct {
+type scopeBucket struct {
 	owners [8]atomic.Uint64       // goroutine, 0 for none; from useBit on, a count of uses
 	outer  [8]atomic.Pointer[tag] // the tag of the outermost scope
 	slots  [8]openScopes
@@ -39,7 +39,7 @@ func ownerOf(word uint64) uintptr { return uintptr(word & (1<<useBit - 1)) }
 const maxDepth = 1000
 
 var (
-	buckets [512]bucket
+	buckets [512]scopeBucket
 	// crowd takes those whose bucket is full.
 	crowd struct {
 		sync.Mutex
@@ -49,7 +49,7 @@ var (
 	misuse misuses
 )
 
-func bucketOf(g uintptr) *bucket {
+func bucketOf(g uintptr) *scopeBucket {
 	return &buckets[uint64(g)*0x9e3779b97f4a7c15>>32%uint64(len(buckets))]
 }
 

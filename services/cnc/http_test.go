@@ -157,19 +157,31 @@ func TestStateAndTruth(t *testing.T) {
 	}
 }
 
-func TestPprofToken(t *testing.T) {
-	_, base := serve(t, "-pprof-token", "secret")
+func TestProfiles(t *testing.T) {
+	const token = "a-token-of-the-tests"
+	profiles := func(enabled string) (string, error) {
+		t.Helper()
+		t.Setenv("PPROF_ENABLED", enabled)
+		s, base := serve(t, "-pprof-token", token)
+		_, err := mountProfiles(s.server.Mux(), options{token: token})
+		return base, err
+	}
+	base, err := profiles("1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		path, token string
 		status      int
 	}{
 		{"/debug/pprof/heap", "", 403},
-		{"/debug/pprof/heap", "Secret", 403},
-		{"/debug/pprof/heap", "secret", 200},
-		{"/debug/pprof/goroutine?debug=1", "secret", 200},
-		{"/debug/pprof/cmdline", "", 403},
-		{"/debug/pprof/", "secret", 200},
-		{"/debug/memtrace/tags", "secret", 200},
+		{"/debug/pprof/heap", strings.ToUpper(token), 403},
+		{"/debug/pprof/heap", token, 200},
+		{"/debug/pprof/goroutine?debug=1", token, 200},
+		{"/debug/pprof/goroutine?debug=1", token, 429},
+		{"/debug/pprof/profile?seconds=1", token, 403},
+		{"/debug/pprof/", token, 200},
+		{"/debug/memtrace/tags", token, 200},
 		{"/debug/memtrace/tags", "", 403},
 		{"/state", "", 200},
 	} {
@@ -177,13 +189,17 @@ func TestPprofToken(t *testing.T) {
 			t.Errorf("%s with %q: %d, want %d", c.path, c.token, status, c.status)
 		}
 	}
-	open, url := serve(t)
-	if status, _ := request(t, "GET", url+"/debug/pprof/heap", ""); status != 200 {
-		t.Errorf("without a token: %d", status)
+	if base, err = profiles(""); err != nil {
+		t.Fatal(err)
 	}
-	open.server.PprofOff = true
-	if status, _ := request(t, "GET", url+"/debug/pprof/heap", ""); status != 403 {
+	if status, _ := request(t, "GET", base+"/debug/pprof/heap", "", "X-Pprof-Token", token); status != 404 {
 		t.Errorf("switched off: %d", status)
+	}
+	t.Setenv("PPROF_ENABLED", "1")
+	t.Setenv("PPROF_TOKEN", "")
+	t.Setenv("PPROF_TOKEN_FILE", "")
+	if err := run(context.Background(), []string{"-load", "0"}); err == nil || !strings.Contains(err.Error(), "without a token") {
+		t.Errorf("enabled without a token: %v", err)
 	}
 }
 

@@ -181,9 +181,12 @@ func tagOf(t *testing.T, stack string) string {
 }
 
 // resident returns the bytes of the process that are in memory and not Go's, or false
-// where the system does not tell.
+// where the system does not tell, or the race detector's memory is among them.
 func resident(t *testing.T) (float64, bool) {
 	t.Helper()
+	if raceDetector {
+		return 0, false
+	}
 	debug.FreeOSMemory()
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 	"cnc/internal/planner"
 	"cnc/internal/scheduler"
 	"cnc/internal/servo"
+	"memtrace"
 )
 
 //go:embed testdata/*.nc
@@ -38,6 +39,9 @@ var testdata embed.FS
 type options struct {
 	listen    string
 	token     string
+	profiles  string // address of their own for the profiles
+	audit     string // file of the log of who asked for profiles; empty: stderr
+	trace     string // where the tracer's reports go; empty: no tracer
 	speed     int
 	load      load.Config
 	leak      fault.Kind
@@ -55,7 +59,10 @@ func parseFlags(args []string) (options, error) {
 	var shape, leak, rate string
 	f := flag.NewFlagSet("cnc", flag.ContinueOnError)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "`address` to serve on; port 0 picks a free one")
-	f.StringVar(&o.token, "pprof-token", os.Getenv("PPROF_TOKEN"), "`token` that profiles require in X-Pprof-Token (default $PPROF_TOKEN)")
+	f.StringVar(&o.token, "pprof-token", os.Getenv("PPROF_TOKEN"), "`token` that profiles require in X-Pprof-Token, served with PPROF_ENABLED=1 only (default $PPROF_TOKEN, then the file $PPROF_TOKEN_FILE)")
+	f.StringVar(&o.profiles, "pprof-listen", "", "private `address` of their own for the profiles; without it they are at -listen")
+	f.StringVar(&o.audit, "pprof-audit", "", "`file` to which a line is added for each access to the profiles (default stderr)")
+	f.StringVar(&o.trace, "trace", "", "`file` to which memtrace adds what was newly allocated, every 30 s; - for stderr")
 	f.IntVar(&o.speed, "speed", 20, "how much `faster` than real time the axes are simulated for jobs, 1 to 200")
 	f.Float64Var(&o.load.Rate, "load", 2000, "`blocks` a second of self load, 0 for none")
 	f.StringVar(&shape, "load-shape", "steady", "steady, ramp or sawtooth")
@@ -150,7 +157,7 @@ func newService(o options) (*service, error) {
 	engine := load.NewEngine(o.load, texts, mill, limits, sched)
 	server := api.New(api.Parts{
 		Programs: texts, Jobs: jobs, Reports: reports, Bus: bus, Loop: loop, Machine: mach, Scheduler: sched,
-		Engine: engine, History: history, Cache: cache, Fault: flt, PprofToken: o.token,
+		Engine: engine, History: history, Cache: cache, Fault: flt,
 	})
 	traffic := &load.Traffic{
 		Fault: flt, Scheduler: sched, Cache: cache, Loop: loop, History: history, Reports: reports, Bus: bus,
@@ -161,6 +168,44 @@ func newService(o options) (*service, error) {
 	return &service{server, mach, traffic, []func(context.Context){
 		loop.Run, jobs.Run, engine.Run, traffic.Run, tasks, flt.Arm,
 	}}, nil
+}
+
+// mountProfiles serves /debug/pprof/ where the environment asks for it. Profiles tell
+// much about a program: never without a token, never beyond private addresses.
+func mountProfiles(mux *http.ServeMux, o options) (*memtrace.Endpoint, error) {
+	options := []memtrace.GuardOption{memtrace.GuardToken(o.token)}
+	if o.profiles != "" {
+		mux = nil
+		options = append(options, memtrace.GuardListen(o.profiles))
+	}
+	if o.audit != "" {
+		// Open for as long as the process runs.
+		file, err := os.OpenFile(o.audit, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, memtrace.GuardAuditLog(file))
+	}
+	return memtrace.Guard(mux, options...)
+}
+
+// startTracer reports allocations to a file; the function that it returns ends that.
+func startTracer(file string) (stop func(), err error) {
+	switch file {
+	case "":
+		return func() {}, nil
+	case "-":
+		return memtrace.Start("cnc").Stop, nil
+	}
+	out, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	tracer := memtrace.Start("cnc", memtrace.WithWriter(out))
+	return func() {
+		tracer.Stop()
+		out.Close()
+	}, nil
 }
 
 func run(ctx context.Context, args []string) error {
@@ -176,9 +221,23 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	// Profiles tell much about a program: beyond this machine only with a token.
-	s.server.PprofOff = o.token == "" && !api.Loopback(listener.Addr())
-	fmt.Printf("listening http://%s pid %d\n", listener.Addr(), os.Getpid())
+	profiles, err := mountProfiles(s.server.Mux(), o)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer profiles.Close()
+	tracer, err := startTracer(o.trace)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer tracer()
+	fmt.Printf("listening http://%s pid %d", listener.Addr(), os.Getpid())
+	if at := profiles.Addr(); at != nil {
+		fmt.Printf(" profiles http://%s", at)
+	}
+	fmt.Println()
 
 	work, stop := context.WithCancel(context.Background())
 	defer stop()

@@ -9,7 +9,9 @@ use std::time::Duration;
 use memtrace_model::{Finding, Status, Time};
 use serde_json::Value;
 
-use crate::tools::{Outcome, build_cnc, build_memtrace, target_dir};
+use crate::tools::{
+    Outcome, build_cnc, build_memtrace, memtrace_command, target_dir, with_profiles,
+};
 
 const INTERVAL_S: u64 = 5;
 const WATCH_S: u64 = 225;
@@ -37,7 +39,7 @@ pub(crate) fn run(healthy: bool) -> Outcome {
         LEAK_RATE,
     ]))?;
 
-    let mut watch = Command::new(&memtrace)
+    let mut watch = memtrace_command(&memtrace)
         .args([
             "watch",
             &service.url,
@@ -186,12 +188,15 @@ pub(crate) struct Service {
     child: Child,
     /// Its base URL.
     pub(crate) url: String,
+    /// Base URL of its profiles.
+    pub(crate) profiles: String,
 }
 
 impl Service {
-    /// Starts it and waits for the line that names its address.
+    /// Starts the CNC controller, which serves profiles for our token, and waits for the
+    /// line that names its address.
     pub(crate) fn start(command: &mut Command) -> Outcome<Self> {
-        let mut child = command
+        let mut child = with_profiles(command)
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))?;
@@ -199,20 +204,30 @@ impl Service {
         let mut line = String::new();
         let mut lines = BufReader::new(stdout);
         let read = lines.read_line(&mut line);
-        let url = line
+        let mut urls = line
             .split_whitespace()
-            .find(|w| w.starts_with("http://"))
+            .filter(|w| w.starts_with("http://"))
             .map(str::to_owned);
+        let (url, profiles) = (urls.next(), urls.next());
         // Whatever it says later must not block it.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         match (read, url) {
-            (Ok(_), Some(url)) => Ok(Self { child, url }),
+            (Ok(_), Some(url)) => Ok(Self {
+                child,
+                profiles: profiles.unwrap_or_else(|| url.clone()),
+                url,
+            }),
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(format!("the service did not start: {line:?}"))
             }
         }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks the service for its truth.

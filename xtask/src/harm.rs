@@ -13,12 +13,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::demo::{Service, get};
-use crate::tools::{Outcome, build_cnc, build_memtrace, post, record, root};
+use crate::tools::{Outcome, build_cnc, build_memtrace, memtrace_command, post, record, root};
 
 /// Quantile of interest.
 const QUANTILE: f64 = 0.999;
 
-type Histogram = BTreeMap<u64, u64>;
+/// Counts of ticks by the top of their bucket, nanoseconds.
+pub(crate) type Histogram = BTreeMap<u64, u64>;
 
 /// Runs `pairs` pairs of turns of `seconds` each with a watch at `interval`, and
 /// appends the result to `bench/harm.md`.
@@ -35,7 +36,7 @@ pub(crate) fn run(pairs: u32, seconds: u64, interval: &str) -> Outcome {
         let turn = |watched: bool| -> Outcome<Histogram> {
             let watch = watched
                 .then(|| {
-                    Command::new(&memtrace)
+                    memtrace_command(&memtrace)
                         .args(["watch", &service.url, "--interval", interval, "--json"])
                         .stdout(Stdio::null())
                         .spawn()
@@ -91,7 +92,8 @@ pub(crate) fn run(pairs: u32, seconds: u64, interval: &str) -> Outcome {
     )
 }
 
-fn one_turn(service: &Service, seconds: u64) -> Outcome<Histogram> {
+/// What the control loop sees in the next seconds.
+pub(crate) fn one_turn(service: &Service, seconds: u64) -> Outcome<Histogram> {
     // The first scrape of a watch comes at once; the start of its process is no part of watching.
     std::thread::sleep(Duration::from_millis(300));
     post(&service.url, "/jitter/reset")?;
@@ -112,14 +114,15 @@ fn one_turn(service: &Service, seconds: u64) -> Outcome<Histogram> {
     Ok(seen)
 }
 
-fn merge(into: &mut Histogram, from: Histogram) {
+/// Adds the counts of one histogram to another.
+pub(crate) fn merge(into: &mut Histogram, from: Histogram) {
     for (top, count) in from {
         *into.entry(top).or_default() += count;
     }
 }
 
 /// The quantile in nanoseconds, interpolated inside its bucket.
-fn quantile(histogram: &Histogram) -> u64 {
+pub(crate) fn quantile(histogram: &Histogram) -> u64 {
     let total: u64 = histogram.values().sum();
     let rank = QUANTILE * total as f64;
     let (mut seen, mut below) = (0.0, 0u64);

@@ -6,7 +6,9 @@
 mod accuracy;
 mod demo;
 mod fuzz;
+mod guard_bench;
 mod harm;
+mod matrix;
 mod pprof_bench;
 mod replay;
 mod store_bench;
@@ -60,6 +62,11 @@ enum Verb {
         /// Folder of a store that `memtrace watch --store` wrote
         store: std::path::PathBuf,
     },
+    /// The Go SDK and a watch of a real service, with every Go from 1.21 to the newest
+    Matrix {
+        /// Only versions that begin with this, such as 1.22
+        version: Option<String>,
+    },
     /// Run every fuzz target for a while
     Fuzz {
         /// Seconds for each target
@@ -86,6 +93,15 @@ enum Bench {
         #[arg(long, default_value = "5s")]
         interval: String,
     },
+    /// Does a flood of requests with a wrong token disturb a 1 kHz control loop?
+    Guard {
+        /// Rounds of three turns: quiet, the flood at the guard, the flood at a bystander
+        #[arg(long, default_value_t = 8)]
+        rounds: u32,
+        /// Seconds of each turn
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -104,7 +120,11 @@ fn main() -> ExitCode {
                     interval,
                 },
         } => harm::run(pairs, seconds, &interval),
+        Verb::Bench {
+            what: Bench::Guard { rounds, seconds },
+        } => guard_bench::run(rounds, seconds),
         Verb::Replay { store } => replay::run(&store),
+        Verb::Matrix { version } => matrix::run_all(version.as_deref()),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {
@@ -129,9 +149,11 @@ fn test(quick: bool) -> Outcome {
     tidy::run()?;
 
     let go = go()?;
-    let cnc_folder = root().join("services/cnc");
-    run(go_command(&go, &cnc_folder).args(["vet", "./..."]))?;
-    run(go_command(&go, &cnc_folder).args(["test", "./..."]))?;
+    for folder in ["sdk/go", "services/cnc"] {
+        let folder = root().join(folder);
+        run(go_command(&go, &folder).args(["vet", "./..."]))?;
+        run(go_command(&go, &folder).args(["test", "./..."]))?;
+    }
 
     let cnc = build_cnc()?;
     run(cargo()

@@ -23,7 +23,7 @@ use memtrace_model::{Gauge, Gauges, LabelValue, Profile, StackKey, Time};
 use memtrace_store::{Kind, Options, Reader, Reading, Snapshot, Store, TargetId};
 use rayon::prelude::*;
 
-use crate::tools::{Outcome, build_cnc, record, root, target_dir};
+use crate::tools::{Outcome, TOKEN, build_cnc, record, root, target_dir, with_profiles};
 
 const TARGETS: usize = 100;
 const STEP_MS: i64 = 30_000;
@@ -118,7 +118,7 @@ impl Drop for Running {
 fn record_one(cnc: &Path, leak: &str, folder: &Path) -> Outcome {
     std::fs::create_dir_all(folder).map_err(show)?;
     let mut service = Running(
-        Command::new(cnc)
+        with_profiles(&mut Command::new(cnc))
             .args(["-listen", "127.0.0.1:0", "-load", LOAD, "-leak", leak])
             .args(["-leak-after", "20s", "-leak-rate", "2MB"])
             .stdout(Stdio::piped())
@@ -153,7 +153,11 @@ fn get(address: &str, path: &str) -> Outcome<Vec<u8>> {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .map_err(show)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").map_err(show)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nX-Pprof-Token: {TOKEN}\r\n\r\n"
+    )
+    .map_err(show)?;
     let mut all = Vec::new();
     stream.read_to_end(&mut all).map_err(show)?;
     let end = all

@@ -162,6 +162,23 @@ pub(crate) fn build_memtrace() -> Outcome<PathBuf> {
     Ok(target_dir().join("release/memtrace"))
 }
 
+/// What the profiles of a service that is started here require.
+pub(crate) const TOKEN: &str = "a-token-of-our-own-runs";
+
+/// Makes the CNC controller serve profiles for [`TOKEN`].
+pub(crate) fn with_profiles(cnc: &mut Command) -> &mut Command {
+    cnc.args(["-pprof-audit", "/dev/null"])
+        .env("PPROF_ENABLED", "1")
+        .env("PPROF_TOKEN", TOKEN)
+}
+
+/// The memtrace program as a command that knows [`TOKEN`].
+pub(crate) fn memtrace_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("MEMTRACE_TOKEN", TOKEN);
+    command
+}
+
 /// A POST without a body on loopback.
 pub(crate) fn post(url: &str, path: &str) -> Outcome {
     crate::demo::request("POST", url, path).map(drop)

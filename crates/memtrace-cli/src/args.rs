@@ -182,11 +182,12 @@ pub(crate) struct DiffArgs {
     after_help = "Formats: .pb.gz/.pprof (pprof), .folded/.txt (folded stacks), .speedscope.json, .svg (flame graph)\n\n\
     Examples:\n  memtrace convert heap.pb.gz heap.folded --type inuse_space\n  \
     memtrace convert heap.pb.gz heap.speedscope.json\n  memtrace convert old-heap.txt heap.pb.gz\n  \
-    memtrace convert /var/lib/memtrace@2026-01-31T12:00:00Z before.pb.gz"
+    memtrace convert 127.0.0.1:6060 now.pb.gz\n  memtrace convert /var/lib/memtrace@2026-01-31T12:00:00Z before.pb.gz"
 )]
 pub(crate) struct ConvertArgs {
-    /// A profile: pprof (compressed or not, or its text form), folded stacks, or the
-    /// one that a store has at a time: DIR@TIME, DIR@TIME@TARGET
+    /// A profile: pprof (compressed or not, or its text form), folded stacks, a running
+    /// service (its tags become labels), or the one that a store has at a time:
+    /// DIR@TIME, DIR@TIME@TARGET
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) input: PathBuf,
     /// The file to write
@@ -195,4 +196,6 @@ pub(crate) struct ConvertArgs {
     /// Sample type to keep, for formats that hold one [default: the profile's own choice]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) sample_type: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
 }

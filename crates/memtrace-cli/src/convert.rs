@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         }
         parsed.profile
     } else {
-        source::profile_file(&args.input)?
+        source::profile(&text, &args.access)?
     };
     let bytes = encode(&profile, &args.output, args.sample_type.as_deref())?;
     write(&args.output, &bytes)

@@ -8,7 +8,7 @@ use memtrace_collect::{
 use memtrace_formats::pprof;
 use memtrace_model::{Profile, Time};
 use memtrace_store::{Kind, Reader};
-use memtrace_watch::WatchError;
+use memtrace_watch::{Sdk, WatchError};
 
 use crate::args::AccessArgs;
 use crate::failure::Failure;
@@ -52,10 +52,14 @@ pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure>
         let endpoint = place.endpoint.ok_or(TargetError::Unrecognised {
             text: from.to_owned(),
         })?;
-        Ok::<_, CollectError>(Scraper::new(endpoint, options.clone())?.heap().await?)
+        let mut scraper = Scraper::new(endpoint, options.clone())?;
+        let heap = scraper.heap().await?;
+        Ok::<_, CollectError>((heap, scraper))
     });
-    let fetched = fetched.map_err(|error| watch_failure(error.into()))?;
-    parsed(from, &fetched.body)
+    let (heap, mut scraper) = fetched.map_err(|error| watch_failure(error.into()))?;
+    let mut profile = parsed(from, &heap.body)?;
+    runtime.block_on(Sdk::default().label(&mut scraper, &mut profile));
+    Ok(profile)
 }
 
 /// `DIR@TIME` or `DIR@TIME@TARGET`, where DIR is a store.

@@ -571,6 +571,25 @@ async fn a_dump_that_was_refused_does_not_count_but_a_lost_one_does() {
 }
 
 #[tokio::test]
+async fn a_limit_on_dumps_does_not_hold_up_heap_profiles() {
+    let server = Server::start(|request, out| match request.path.as_str() {
+        "/debug/pprof/goroutine" => answer(
+            out,
+            "429 Too Many Requests",
+            "Retry-After: 60\r\n",
+            b"too many requests",
+        ),
+        _ => profile(out),
+    });
+    let mut scraper = scraper(&server.url(), options());
+    assert!(matches!(
+        scraper.goroutines().await,
+        Err(ScrapeError::Status { status: 429, .. })
+    ));
+    scraper.heap().await.unwrap();
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_http() {
     let server = Server::start(|_, out| {
         let _ = out.write_all(b"SSH-2.0-OpenSSH_9.6\r\n");

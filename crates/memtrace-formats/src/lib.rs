@@ -23,6 +23,7 @@ pub mod folded;
 pub mod goexe;
 mod gzip;
 pub mod pprof;
+pub mod sdk;
 pub mod speedscope;
 
 pub use error::{Error, Warning};

@@ -34,6 +34,11 @@ pub enum EventKind {
     },
     /// The target could be read again.
     Recovered,
+    /// Where figures come from that can come from several places.
+    Source {
+        /// Which figures, and where from, in one line.
+        text: String,
+    },
     /// Something in the answer was damaged, skipped or refused.
     Warning {
         /// What it was, in one line.

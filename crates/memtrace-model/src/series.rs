@@ -106,6 +106,10 @@ gauges! {
     /// Resident bytes of all other anonymous mappings: large blocks of C's malloc, the
     /// program's own.
     RssAnon = "rss_anon",
+    /// Bytes that a garbage collection found alive, exact (memtrace SDK).
+    HeapLive = "heap_live",
+    /// Finalizers and cleanups that are due and not yet run (memtrace SDK).
+    FinalizersWaiting = "finalizers_waiting",
 }
 
 /// One reading of all gauges that could be read.

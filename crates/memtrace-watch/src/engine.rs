@@ -6,6 +6,7 @@ use memtrace_analysis::leaks;
 use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
 use memtrace_formats::pprof;
+use memtrace_formats::sdk::{Backlog, Events};
 use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
+use crate::sdk::Sdk;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
 use crate::{program, runtime_calls};
 
@@ -162,6 +164,7 @@ struct Life {
     asked: Option<Instant>,
     /// Whether the program's file was read, or tried.
     code_read: bool,
+    sdk: Sdk,
     notes: Vec<String>,
 }
 
@@ -203,6 +206,7 @@ impl Life {
             gone_for_good: false,
             asked: None,
             code_read: false,
+            sdk: Sdk::default(),
             notes,
         })
     }
@@ -277,9 +281,12 @@ impl Life {
         self.profiles += 1;
         let took = begun.elapsed();
         let at = self.clock.now().plus_ms(-(took.as_millis() as i64));
+        let mut heap = parsed.profile;
+        self.sdk.label(&mut self.scraper, &mut heap).await;
+        let events = self.sdk.events(&mut self.scraper).await;
         let mut profiles = vec![Taken {
             kind: Kind::Heap,
-            profile: parsed.profile,
+            profile: heap,
             raw: fetched.body,
         }];
         profiles.extend(self.goroutines().await);
@@ -303,6 +310,12 @@ impl Life {
         if restarted {
             self.restarted("its counters fell".into()).await;
         }
+        if let Some(text) = self.sdk.source(events.as_ref()) {
+            self.event(EventKind::Source { text }).await;
+        }
+        if let Some(events) = events {
+            self.collections(&events, &mut gauges);
+        }
         self.history.gauges(at, &gauges);
         if self.keeper.is_some() {
             let target = self.name.clone();
@@ -315,6 +328,22 @@ impl Life {
             .await;
         }
         self.judge(at, gauges).await;
+    }
+
+    /// Takes over what the service's SDK tells.
+    fn collections(&mut self, events: &Events, gauges: &mut Gauges) {
+        for collection in &events.collections {
+            if let Some(live) = collection.live {
+                self.history.collection(collection.end, live as f64);
+            }
+        }
+        let stats = &events.stats;
+        gauges.set(Gauge::HeapLive, stats.heap_live as f64);
+        gauges.set(Gauge::RuntimeSys, stats.go_memory as f64);
+        gauges.set(Gauge::GcCycles, stats.gcs as f64);
+        let waiting = |b: &Backlog| b.queued.saturating_sub(b.executed) as f64;
+        let finalizers = waiting(&stats.finalizers) + waiting(&stats.cleanups);
+        gauges.set(Gauge::FinalizersWaiting, finalizers);
     }
 
     /// Alone and never read: more likely a mistake than a pause.
@@ -430,6 +459,7 @@ impl Life {
     }
 
     async fn restarted(&mut self, reason: String) {
+        self.sdk = Sdk::default();
         let closed = self.ledger.restart(self.clock.now());
         self.event(EventKind::Restart { reason }).await;
         self.tell(closed).await;

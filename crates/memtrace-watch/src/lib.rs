@@ -10,6 +10,7 @@ mod keeper;
 mod ledger;
 mod program;
 mod runtime_calls;
+mod sdk;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use memtrace_store::StoreError;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+pub use sdk::Sdk;
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]

@@ -35,7 +35,10 @@ pub(crate) async fn fetch(
         .iter()
         .map(|s| {
             let calls = s.addresses.iter().filter_map(name).collect();
-            (s.shown.clone(), calls)
+            // The frames of tags are left out of the profiles that this must fit.
+            let mut shown = s.shown.clone();
+            shown.retain(|(function, _)| !pprof::tags::is_tag_frame(function));
+            (shown, calls)
         })
         .collect())
 }

@@ -31,16 +31,15 @@ type tasks struct {
 	blame contended // where, in the mutex profile
 }
 
-// waitPerStart is the waiting for locks in ns, and its share of the time in Start.
-func (t tasks) waitPerStart() (ns, share float64) {
-	if len(t.start) == 0 {
-		return 0, 0
+// share is the waiting for the allocator's locks as a share of the time in Start.
+func (t tasks) share() string {
+	switch {
+	case t.blame.lost > 0 && t.blame.lost == t.blame.all:
+		return "no stacks"
+	case len(t.start) == 0:
+		return "no starts"
 	}
-	ns = t.wait / float64(len(t.start))
-	if mean := t.start.mean(); mean > 0 {
-		share = ns / mean
-	}
-	return ns, share
+	return fmt.Sprintf("%.1f %%", 100*t.blame.central/max(1, t.start.mean()*float64(len(t.start))))
 }
 
 // startTasks runs some axes at a rate in Hz, or with 0 as fast as they can.
@@ -118,20 +117,10 @@ func lockWait() float64 {
 	return s[0].Value.Float64()
 }
 
-// contended is waiting for locks in the mutex profile, in cycles: all of it, that in
-// the allocator's central lists and page heap, and that without a stack.
+// contended is waiting for locks in the mutex profile, in ns: all of it, that in the
+// allocator's central lists and page heap, and that without a stack.
 type contended struct {
 	all, central, lost float64
-}
-
-func (c contended) String() string {
-	switch {
-	case c.all == 0:
-		return "nothing recorded"
-	case c.lost == c.all:
-		return "no stacks recorded"
-	}
-	return percent(c.central / c.all)
 }
 
 // contention reads the mutex profile. Before Go 1.22 the runtime's locks are not in it;
@@ -143,24 +132,27 @@ func contention() (contended, error) {
 		return contended{}, err
 	}
 	var c contended
-	cycles, central, lost := 0.0, false, false
+	ns, perNano, central, lost := 0.0, 1.0, false, false
 	end := func() {
-		c.all += cycles
+		c.all += ns
 		if central {
-			c.central += cycles
+			c.central += ns
 		}
 		if lost {
-			c.lost += cycles
+			c.lost += ns
 		}
-		cycles, central, lost = 0, false, false
+		ns, central, lost = 0, false, false
 	}
 	lines := bufio.NewScanner(&text)
 	for lines.Scan() {
 		line := lines.Text()
 		var n, count float64
+		if _, err := fmt.Sscanf(line, "cycles/second=%g", &n); err == nil && n > 0 {
+			perNano = n / 1e9
+		}
 		if got, err := fmt.Sscanf(line, "%g %g @", &n, &count); err == nil && got == 2 {
 			end()
-			cycles = n
+			ns = n / perNano
 			continue
 		}
 		central = central || strings.Contains(line, "runtime.(*mcentral).") || strings.Contains(line, "runtime.(*mheap).")
@@ -170,11 +162,9 @@ func contention() (contended, error) {
 	return c, lines.Err()
 }
 
-func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
-
 func writeTasks(w io.Writer, e effort) error {
 	fmt.Fprintf(w, "\n## D1: starting and stopping motion tasks\n")
-	rows := [][]string{{"axes", "tasks a second on each", "fix", "starts", "mean", "median", "p99", "longest", "waiting for locks, per start (share of its time)", "of it in mcentral and mheap"}}
+	rows := [][]string{{"axes", "tasks a second on each", "fix", "starts", "mean", "median", "p99", "longest", "all waiting for locks, by the metric", "for mcentral and mheap, by the profile", "share of the time to start"}}
 	results := make(map[string]tasks)
 	for _, c := range []struct {
 		name    string
@@ -191,35 +181,27 @@ func writeTasks(w io.Writer, e effort) error {
 			if recycle {
 				fix = "recycle"
 			}
-			wait, share := t.waitPerStart()
 			rows = append(rows, []string{strconv.Itoa(c.axes), c.name, fix, strconv.Itoa(len(t.start)), nanos(t.start.mean()), nanos(t.start.quantile(0.5)),
-				nanos(t.start.quantile(0.99)), nanos(t.start.quantile(1)), fmt.Sprintf("%.1f ns (%s)", wait, percent(share)), t.blame.String()})
+				nanos(t.start.quantile(0.99)), nanos(t.start.quantile(1)), nanos(t.wait), nanos(t.blame.central), t.share()})
 			results[c.name+" "+fix] = t
 		}
 	}
 	table(w, rows...)
 	slow, fast, full := results["1 none"], results["100 none"], results["no pause none"]
-	_, slowShare := slow.waitPerStart()
-	_, fastShare := fast.waitPerStart()
-	_, fullShare := full.waitPerStart()
 	fmt.Fprintf(w, `The document says 83 ns at 1 Hz and 412 ns at 100 Hz, five times as much, and that `+"`mcentral.lock`"+` is held 2.1 %% and
 37.6 %% of the time. Measured: %s and %s (median; mean %s and %s), %.1f times as much by the median. A task
 that recycles its memory takes %s at 100 Hz, most of it to read the clock, and produces no garbage.
-Waiting for locks, those of the scheduler included, is %s of the time at 1 Hz, %s at 100 Hz and %s without a
-pause on %d cores: `, nanos(slow.start.quantile(0.5)), nanos(fast.start.quantile(0.5)), nanos(slow.start.mean()), nanos(fast.start.mean()),
-		fast.start.quantile(0.5)/max(1, slow.start.quantile(0.5)), nanos(results["100 recycle"].start.quantile(0.5)), percent(slowShare), percent(fastShare), percent(fullShare), runtime.NumCPU())
-	if fastShare < 0.1 {
-		fmt.Fprintf(w, "the lock is not what makes a start slow here.\n")
-	} else {
-		fmt.Fprintf(w, "the lock matters here.\n")
-	}
+Waiting for the locks of `+"`mcentral` and `mheap`"+` is %s of the time to start at 1 Hz, %s at 100 Hz and %s
+without a pause, on %d cores. All waiting for locks includes that of the scheduler.
+`, nanos(slow.start.quantile(0.5)), nanos(fast.start.quantile(0.5)), nanos(slow.start.mean()), nanos(fast.start.mean()),
+		fast.start.quantile(0.5)/max(1, slow.start.quantile(0.5)), nanos(results["100 recycle"].start.quantile(0.5)), slow.share(), fast.share(), full.share(), runtime.NumCPU())
 	fmt.Fprintf(w, `83 ns is out of reach for this `+"`NewMotionTask`"+`: 8 KiB fill a span of their own, so each asks `+"`mcentral`"+` for one.
 
 Go has no measure of how long `+"`mcentral.lock`"+` is held. What there is: `+"`/sync/mutex/wait/total:seconds`"+` counts
-waiting, since Go 1.22 for the runtime's own locks too (one wait in eight is timed). The mutex profile has
-these locks since 1.22, as `+"`runtime._LostContendedRuntimeLock`"+` without their stacks (1.22 to 1.24 give stacks with
-`+"`GODEBUG=runtimecontentionstacks=1`"+`, with another meaning), and from 1.25 with the stack of the unlock that others
-waited for.
+waiting, since Go 1.22 for the runtime's own locks too; it times one wait in eight and multiplies, so few waits make
+a wild number. The mutex profile has these locks since 1.22, as `+"`runtime._LostContendedRuntimeLock`"+` without their stacks
+(1.22 to 1.24 give stacks with `+"`GODEBUG=runtimecontentionstacks=1`"+`, with another meaning), and from 1.25 with the
+stack of the unlock that others waited for.
 `)
 	return nil
 }

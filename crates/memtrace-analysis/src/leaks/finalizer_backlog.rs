@@ -1,4 +1,4 @@
-use memtrace_model::{Frame, Pattern, SampleKind};
+use memtrace_model::{Frame, Gauge, Pattern, SampleKind, Series};
 
 use super::code::sets_finalizer;
 use super::{Cause, Site, symbols};
@@ -37,6 +37,12 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
             busy.waits_for.map_or(String::new(), |r| format!(" ({r})")),
             busy.seen,
             busy.of
+        ));
+    }
+    let waiting = site.history.gauge(Gauge::FinalizersWaiting);
+    if let Some((_, n)) = waiting.and_then(Series::last).filter(|(_, n)| *n >= 1.0) {
+        evidence.push(format!(
+            "{n:.0} finalizers and cleanups are due and not yet run (exact, from its SDK)"
         ));
     }
     if site.kind == SampleKind::Heap {

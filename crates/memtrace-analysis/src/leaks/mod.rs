@@ -14,6 +14,7 @@ mod native_growth;
 mod pool_misuse;
 mod slice_growth;
 mod symbols;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -211,9 +212,21 @@ pub fn findings(
     )
     .iter()
     .chain(&assessment.native.as_ref().map(native))
-    .filter_map(|site| finding(site, exhaustion.as_ref(), target, now))
+    .filter_map(|site| {
+        let mut found = finding(site, exhaustion.as_ref(), target, now)?;
+        tags::name(history, site, &mut found);
+        Some(found)
+    })
     .collect();
     rank(&mut found);
+    if let Some(first) = found.first_mut()
+        && assessment.process.exact
+    {
+        first.evidence.push(format!(
+            "after garbage collections the live heap of the service grew by {:.1} MB/min (exact, from its SDK)",
+            assessment.process.rate_bytes_per_min / 1e6
+        ));
+    }
     found
 }
 

@@ -25,6 +25,7 @@ mod heap;
 mod leaking;
 mod native;
 mod store;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -36,11 +37,12 @@ use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Ser
 use memtrace_model::{StackKey, Tier, Time};
 use statkit::count::z_score;
 use statkit::fdr::benjamini_hochberg;
-use statkit::trend::theil_sen;
+use statkit::trend::{TheilSen, theil_sen};
 
 pub use bound::{Exhaustion, time_to_bound};
 pub use heap::sampled_share;
 pub use store::Row;
+pub use tags::TagGrowth;
 
 use crate::leaks::Code;
 use store::{Column, Lane};
@@ -87,6 +89,10 @@ pub struct History {
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
     code: Option<Code>,
+    tags: tags::Tags,
+    goroutine_tags: tags::Tags,
+    /// Live heap after garbage collections, exact.
+    collections: Series,
 }
 
 /// What the history says at one moment.
@@ -107,6 +113,9 @@ pub struct Assessment {
 /// Growth of the whole process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessGrowth {
+    /// The rate is that of the live heap after garbage collections, as the service
+    /// itself counts it, not of sampled profiles.
+    pub exact: bool,
     /// In-use heap over all stacks, bytes per minute (Theil–Sen).
     pub rate_bytes_per_min: f64,
     /// 95 % interval of that rate.
@@ -185,6 +194,9 @@ impl History {
             calls_known: HashSet::new(),
             found_before: HashMap::new(),
             code: None,
+            tags: tags::Tags::default(),
+            goroutine_tags: tags::Tags::default(),
+            collections: Series::default(),
         }
     }
 
@@ -206,6 +218,10 @@ impl History {
         let (rows, stacks) = heap::heap_rows(profile);
         let restarted = self.heap_rows(at, &rows);
         self.resolve(profile, &rows, &stacks);
+        let objects = profile.sample_type("inuse_objects");
+        if let Some((objects, bytes)) = objects.zip(profile.sample_type("inuse_space")) {
+            self.tags.push(at, profile, objects, Some(bytes));
+        }
         restarted
     }
 
@@ -224,6 +240,9 @@ impl History {
         let (rows, stacks) = heap::goroutine_rows(profile);
         self.goroutines.push(at, &rows, |r| r.live as f64);
         self.resolve(profile, &rows, &stacks);
+        if let Some(count) = profile.sample_type("goroutine") {
+            self.goroutine_tags.push(at, profile, count, None);
+        }
     }
 
     /// Adds a reading of the gauges.
@@ -234,6 +253,14 @@ impl History {
             if series.len() > GAUGE_POINTS {
                 thin(series);
             }
+        }
+    }
+
+    /// Adds a garbage collection: when it ended, and the bytes that it found alive.
+    pub fn collection(&mut self, end: Time, live: f64) {
+        self.collections.push(end, live);
+        if self.collections.len() > GAUGE_POINTS {
+            thin(&mut self.collections);
         }
     }
 
@@ -248,6 +275,9 @@ impl History {
         self.gauges.clear();
         // Another build may have been started.
         self.code = None;
+        self.tags = tags::Tags::default();
+        self.goroutine_tags = tags::Tags::default();
+        self.collections = Series::default();
         self.restarts.push(at);
         self.started = Some(at);
     }
@@ -256,6 +286,22 @@ impl History {
     #[must_use]
     pub fn frames(&self, key: StackKey) -> &[Frame] {
         self.frames.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whose growth it is, by label, that these stacks grew since `onset` (`None`: since
+    /// the beginning of the watch); the labels that grew most first, none where the
+    /// samples have no labels.
+    #[must_use]
+    pub fn tags(
+        &self,
+        source: SampleKind,
+        stacks: &[StackKey],
+        onset: Option<Time>,
+    ) -> Vec<TagGrowth> {
+        match source {
+            SampleKind::Goroutine => self.goroutine_tags.growth(stacks, onset),
+            _ => self.tags.growth(stacks, onset),
+        }
     }
 
     /// Values of a gauge in the present run, where it was read.
@@ -509,8 +555,11 @@ impl History {
                 y.push(lane.totals[i]);
             }
         }
+        let exact = self.after_collections(lane.times.get(since).copied());
         let line = theil_sen(&t, &y, 0.95);
+        let line = exact.or(line);
         ProcessGrowth {
+            exact: exact.is_some(),
             rate_bytes_per_min: line.map_or(0.0, |l| l.slope),
             rate_interval: line.map_or([0.0; 2], |l| [l.interval.0, l.interval.1]),
             heap_bytes: lane.totals.last().map_or(0, |&v| v as u64),
@@ -518,6 +567,27 @@ impl History {
             points: lane.times.len(),
             restarts: self.restarts.len(),
         }
+    }
+
+    /// Slope of the live heap after garbage collections since then, bytes per minute,
+    /// where the service tells of enough of them.
+    fn after_collections(&self, since: Option<Time>) -> Option<TheilSen> {
+        const ENOUGH: usize = 8;
+        const MOST: usize = 48;
+        let from = since.map_or(0, |t| self.collections.times.partition_point(|&c| c < t));
+        let (times, values) = (
+            &self.collections.times[from..],
+            &self.collections.values[from..],
+        );
+        if times.len() < ENOUGH {
+            return None;
+        }
+        let n = times.len().min(MOST);
+        let some = (0..n).map(|i| (times.len() - 1) * i / (n - 1));
+        let (t, y): (Vec<f64>, Vec<f64>) = some
+            .map(|i| (times[i].since(times[0]) / 60.0, values[i]))
+            .unzip();
+        theil_sen(&t, &y, 0.95)
     }
 
     /// When the process will be stopped by the tightest of its limits, given what

@@ -81,7 +81,7 @@ pub(super) fn event_text(kind: &EventKind) -> String {
         }
         EventKind::Lost { reason } => format!("cannot be read: {reason}"),
         EventKind::Recovered => "can be read again".into(),
-        EventKind::Warning { text } => text.clone(),
+        EventKind::Warning { text } | EventKind::Source { text } => text.clone(),
         _ => String::new(),
     }
 }

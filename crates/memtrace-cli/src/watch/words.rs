@@ -127,6 +127,14 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
             finding.confidence * 100.0
         ),
     ];
+    if !finding.tags.is_empty() {
+        let tags: Vec<_> = finding
+            .tags
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        lines.push(format!("  tag      {}", tags.join(", ")));
+    }
     if finding.status == Status::Open {
         lines.push(format!("  OOM      {}", oom(finding)));
     }

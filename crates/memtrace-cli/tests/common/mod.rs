@@ -10,9 +10,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// The memtrace program.
+/// What the profiles of the services in the tests require.
+const TOKEN: &str = "a-token-of-the-tests";
+
+/// The memtrace program, which knows the token of the services.
 pub fn memtrace() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_memtrace"))
+    let mut program = Command::new(env!("CARGO_BIN_EXE_memtrace"));
+    program.env("MEMTRACE_TOKEN", TOKEN);
+    program
 }
 
 /// Runs it to the end.
@@ -52,10 +57,14 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the CNC controller and waits for its address.
+    /// Starts the CNC controller, which serves profiles for [`TOKEN`], and waits for its
+    /// address.
     pub fn start(program: &PathBuf, args: &[&str]) -> Self {
         let mut child = Command::new(program)
+            .args(["-pprof-audit", "/dev/null"])
             .args(args)
+            .env("PPROF_ENABLED", "1")
+            .env("PPROF_TOKEN", TOKEN)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the service starts");

@@ -2,17 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::Form;
+
 /// How many characters of a stranger's answer an error repeats.
 pub(super) const WORDS: usize = 80;
 
 /// What a body is instead of a profile; None when it may be one. Binary and
 /// the text forms of heap and goroutine profiles pass; the reader of the format
 /// has the last word.
-pub(super) fn not_a_profile(
-    content_type: &str,
-    body: &[u8],
-    text_wanted: bool,
-) -> Option<&'static str> {
+pub(super) fn not_a_profile(content_type: &str, body: &[u8], wanted: Form) -> Option<&'static str> {
     if body.starts_with(&[0x1f, 0x8b]) {
         return None;
     }
@@ -30,7 +28,10 @@ pub(super) fn not_a_profile(
         return Some("HTML");
     }
     if kind == "application/json" || kind.ends_with("+json") || looks_like_json(start) {
-        return Some("JSON");
+        return (wanted != Form::Json).then_some("JSON");
+    }
+    if wanted == Form::Json {
+        return Some("text");
     }
     if starts_like_text_profile(start) {
         return None;
@@ -40,7 +41,7 @@ pub(super) fn not_a_profile(
         .iter()
         .filter(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e))
         .count();
-    if text_wanted || kind == "text/plain" || printable == head.len() {
+    if wanted == Form::Text || kind == "text/plain" || printable == head.len() {
         return Some("text");
     }
     None
@@ -138,7 +139,11 @@ mod tests {
             ("", b"", Some("nothing")),
             ("", b" \n", Some("nothing")),
         ] {
-            assert_eq!(not_a_profile(kind, body, false), want, "{kind} {body:?}");
+            assert_eq!(
+                not_a_profile(kind, body, Form::Profile),
+                want,
+                "{kind} {body:?}"
+            );
         }
     }
 

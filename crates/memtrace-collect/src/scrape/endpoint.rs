@@ -113,8 +113,9 @@ impl Endpoint {
         self.direct || self.is_loopback()
     }
 
+    /// The address of something below `/debug/`.
     pub(super) fn url(&self, what: &str) -> Option<Url> {
-        self.base.join(&format!("debug/pprof/{what}")).ok()
+        self.base.join(&format!("debug/{what}")).ok()
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
         ] {
             let endpoint = Endpoint::parse(text).unwrap();
             assert_eq!(endpoint.to_string(), want, "{text}");
-            let url = endpoint.url("heap").unwrap();
+            let url = endpoint.url("pprof/heap").unwrap();
             assert_eq!(url.as_str(), format!("{want}/debug/pprof/heap"));
         }
     }

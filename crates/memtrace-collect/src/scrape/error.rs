@@ -182,6 +182,18 @@ impl ScrapeError {
         }
     }
 
+    /// Whether there is nothing of the kind at that address, for this caller.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(
+            self,
+            Self::NoPprof { .. }
+                | Self::NotAProfile { .. }
+                | Self::Redirect { .. }
+                | Self::TokenRefused { .. }
+        ) || matches!(self, Self::Status { status, .. } if (400..500).contains(status) && *status != 429 && *status != 408)
+    }
+
     /// Whether an immediate repeat within the interval is worth its cost. A slow
     /// target is not asked again at once.
     pub(super) fn is_retryable(&self) -> bool {

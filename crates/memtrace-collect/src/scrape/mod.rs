@@ -157,12 +157,20 @@ impl From<ScrapeError> for Failure {
     }
 }
 
+/// What an answer should look like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Profile,
+    Text,
+    Json,
+}
+
 /// What is asked for.
 #[derive(Clone, Copy)]
 struct Ask<'a> {
+    /// Below `/debug/`.
     path: &'a str,
-    /// Text is the expected form.
-    text: bool,
+    form: Form,
     /// An attempt that may have made the service work is not repeated.
     once: bool,
 }
@@ -225,10 +233,14 @@ impl Scraper {
     /// # Errors
     /// One clear line; see [`ScrapeError::is_transient`].
     pub async fn heap(&mut self) -> Result<Fetched, ScrapeError> {
-        let path = if self.options.gc { "heap?gc=1" } else { "heap" };
+        let path = if self.options.gc {
+            "pprof/heap?gc=1"
+        } else {
+            "pprof/heap"
+        };
         self.fetch(Ask {
             path,
-            text: false,
+            form: Form::Profile,
             once: false,
         })
         .await
@@ -241,8 +253,8 @@ impl Scraper {
     /// As for [`Self::heap`].
     pub async fn allocs(&mut self) -> Result<Fetched, ScrapeError> {
         self.fetch(Ask {
-            path: "allocs",
-            text: false,
+            path: "pprof/allocs",
+            form: Form::Profile,
             once: false,
         })
         .await
@@ -267,13 +279,18 @@ impl Scraper {
             last.insert(self.endpoint.clone(), now);
             before
         };
+        let not_before = self.not_before;
         let result = self
             .fetch(Ask {
-                path: "goroutine",
-                text: false,
+                path: "pprof/goroutine",
+                form: Form::Profile,
                 once: true,
             })
             .await;
+        if matches!(&result, Err(ScrapeError::Status { status: 429, .. })) {
+            // A service that limits dumps, as the Go SDK's guard does, still gives heap profiles.
+            self.not_before = not_before;
+        }
         let mut last = last_dumps();
         match &result {
             Err(e) if !e.may_have_cost() => match before {
@@ -294,8 +311,8 @@ impl Scraper {
     /// As for [`Self::heap`].
     pub async fn mem_stats(&mut self) -> Result<Fetched, ScrapeError> {
         self.fetch(Ask {
-            path: "heap?debug=1",
-            text: true,
+            path: "pprof/heap?debug=1",
+            form: Form::Text,
             once: false,
         })
         .await
@@ -315,8 +332,8 @@ impl Scraper {
             let list: Vec<String> = some.iter().map(|a| format!("{a:#x}")).collect();
             let fetched = self
                 .fetch(Ask {
-                    path: &format!("symbol?{}", list.join("+")),
-                    text: true,
+                    path: &format!("pprof/symbol?{}", list.join("+")),
+                    form: Form::Text,
                     once: false,
                 })
                 .await?;
@@ -329,10 +346,24 @@ impl Scraper {
         Ok(names)
     }
 
+    /// What the memtrace SDK in the service serves under `/debug/memtrace/`, as JSON:
+    /// `tags`, or `events?since=N`.
+    ///
+    /// # Errors
+    /// As for [`Self::heap`]; [`ScrapeError::is_absent`] where the service has no SDK.
+    pub async fn sdk(&mut self, what: &str) -> Result<Fetched, ScrapeError> {
+        self.fetch(Ask {
+            path: &format!("memtrace/{what}"),
+            form: Form::Json,
+            once: false,
+        })
+        .await
+    }
+
     async fn fetch(&mut self, ask: Ask<'_>) -> Result<Fetched, ScrapeError> {
         let begun = Instant::now();
         let deadline = begun + self.options.interval;
-        let shown = format!("{}/debug/pprof/{}", self.endpoint, ask.path);
+        let shown = format!("{}/debug/{}", self.endpoint, ask.path);
         let Some(url) = self.endpoint.url(ask.path) else {
             return Err(ScrapeError::BadAddress(format!("{shown}: not an address")));
         };
@@ -447,7 +478,7 @@ impl Scraper {
             // Judged early, so that a stranger's page is not read to its end.
             if !checked && (end || body.len() >= ERROR_BODY) {
                 checked = true;
-                if let Some(what) = answer::not_a_profile(&kind, &body, ask.text) {
+                if let Some(what) = answer::not_a_profile(&kind, &body, ask.form) {
                     return Err(ScrapeError::NotAProfile {
                         at: shown.to_owned(),
                         status: answer.status().as_u16(),

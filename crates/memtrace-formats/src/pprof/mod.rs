@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+pub mod tags;
 mod text;
 mod wire;
 

@@ -2,13 +2,10 @@
 package api
 
 import (
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"net/http/pprof"
 	"net/url"
 	"os"
 	"runtime/metrics"
@@ -27,7 +24,6 @@ import (
 	"cnc/internal/machine"
 	"cnc/internal/scheduler"
 	"cnc/internal/servo"
-	"memtrace"
 )
 
 const maxBody = 4 << 20
@@ -45,11 +41,6 @@ type Parts struct {
 	History   *servo.History
 	Cache     *gcode.Cache
 	Fault     *fault.Fault
-	// PprofToken, when not empty, must be in the header X-Pprof-Token of each
-	// request for a profile.
-	PprofToken string
-	// PprofOff refuses profiles altogether.
-	PprofOff bool
 }
 
 // Server answers requests.
@@ -78,39 +69,13 @@ func New(p Parts) *Server {
 	s.mux.HandleFunc("/state", only(http.MethodGet, s.state))
 	s.mux.HandleFunc("/jitter/reset", only(http.MethodPost, s.resetJitter))
 	s.mux.HandleFunc("/truth", only(http.MethodGet, s.truth))
-	for path, handler := range map[string]http.HandlerFunc{
-		"/debug/pprof/":        pprof.Index,
-		"/debug/pprof/cmdline": pprof.Cmdline,
-		"/debug/pprof/profile": pprof.Profile,
-		"/debug/pprof/symbol":  pprof.Symbol,
-		"/debug/pprof/trace":   pprof.Trace,
-		"/debug/memtrace/":     memtrace.Handler().ServeHTTP,
-	} {
-		s.mux.HandleFunc(path, s.guard(handler))
-	}
 	return s
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Loopback reports whether an address can only be reached from this machine.
-func Loopback(a net.Addr) bool {
-	t, ok := a.(*net.TCPAddr)
-	return ok && t.IP.IsLoopback()
-}
-
-// guard lets only those in who know the token. The comparison takes the same time
-// for each wrong token.
-func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token := r.Header.Get("X-Pprof-Token")
-		if s.PprofOff || s.PprofToken != "" && subtle.ConstantTimeCompare([]byte(token), []byte(s.PprofToken)) != 1 {
-			http.Error(w, "Forbidden", http.StatusForbidden)
-			return
-		}
-		next(w, r)
-	}
-}
+// Mux is where other rooms can add their routes before the server is used.
+func (s *Server) Mux() *http.ServeMux { return s.mux }
 
 func only(method string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,57 @@
+use std::collections::BTreeSet;
+
+use memtrace_model::{Finding, SampleKind, StackKey};
+
+use super::Site;
+use crate::series::{History, TagGrowth};
+
+/// A tag is named as the one that leaks when it makes so much of the growth.
+const MOST_OF_IT: f64 = 0.5;
+/// Tags that are named where none makes most of it.
+const SHOWN: usize = 3;
+
+/// Says under which business tags a site grows.
+pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
+    let stacks: Vec<StackKey> = site
+        .members
+        .iter()
+        .filter(|m| m.growth.source == site.kind)
+        .map(|m| m.growth.key)
+        .collect();
+    let grown = history.tags(site.kind, &stacks, finding.onset);
+    let keys: BTreeSet<&str> = grown.iter().map(|t| t.key.as_str()).collect();
+    for key in keys {
+        let of_key: Vec<&TagGrowth> = grown.iter().filter(|t| t.key == key).collect();
+        let Some(first) = of_key.first() else {
+            continue;
+        };
+        let holds = |t: &TagGrowth| match site.kind {
+            SampleKind::Goroutine => format!("{} goroutines", t.holds),
+            _ => format!("{:.1} MB", t.holds as f64 / 1e6),
+        };
+        if first.share >= MOST_OF_IT {
+            finding.tags.insert(key.to_owned(), first.value.clone());
+            let others = match first.among {
+                1 => String::new(),
+                n => format!("; {} others grew by the rest", n - 1),
+            };
+            finding.evidence.push(format!(
+                "{key} {} makes {:.0} % of the growth and holds {} here{others}",
+                first.value,
+                100.0 * first.share,
+                holds(first),
+            ));
+        } else {
+            let some: Vec<String> = of_key
+                .iter()
+                .take(SHOWN)
+                .map(|t| format!("{} ({:.0} %)", t.value, 100.0 * t.share))
+                .collect();
+            finding.evidence.push(format!(
+                "the growth is spread over {} values of {key}: {}, …",
+                first.among,
+                some.join(", ")
+            ));
+        }
+    }
+}

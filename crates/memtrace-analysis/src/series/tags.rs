@@ -1,0 +1,269 @@
+//! What each business tag holds at a stack, over time.
+//!
+//! A verdict is about a stack, whatever its tags. This says afterwards whose growth it
+//! is: what every label value held when it began, against what it holds now.
+
+use std::collections::HashMap;
+
+use memtrace_model::{Label, LabelSetId, LabelValue, Profile, StackKey, StringId, Time};
+
+/// Moments that are kept; beyond, every second one goes.
+const MOST_MOMENTS: usize = 32;
+/// Cells (stack, label) of one moment that are kept, the largest first.
+const MOST_CELLS: usize = 16_384;
+/// Labels that are remembered.
+const MOST_LABELS: usize = 65_536;
+
+/// Number of a (key, value) pair.
+type LabelNumber = u32;
+
+/// What is held by label and stack.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tags {
+    labels: Vec<(String, String)>,
+    index: HashMap<(String, String), LabelNumber>,
+    moments: Vec<Moment>,
+}
+
+#[derive(Clone, Debug)]
+struct Moment {
+    at: Time,
+    held: HashMap<(StackKey, LabelNumber), Held>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    objects: u64,
+    bytes: u64,
+}
+
+/// What one value of a label adds to the growth of some stacks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TagGrowth {
+    /// Key of the label (`tag` for those of the memtrace SDK).
+    pub key: String,
+    /// Its value: the tag.
+    pub value: String,
+    /// Growth of what it holds, bytes; for goroutines, their number.
+    pub grown: f64,
+    /// Share of the growth over all values of this key, 0 to 1.
+    pub share: f64,
+    /// What it holds now, bytes; for goroutines, their number.
+    pub holds: u64,
+    /// How many values of this key grew.
+    pub among: usize,
+}
+
+impl Tags {
+    /// Adds a profile; `objects` and `bytes` are columns of it. Nothing is kept of
+    /// profiles without labels.
+    pub(super) fn push(
+        &mut self,
+        at: Time,
+        profile: &Profile,
+        objects: usize,
+        bytes: Option<usize>,
+    ) {
+        let text = |l: &Label| matches!(l.value, LabelValue::Text(_));
+        let labelled = profile.label_sets.iter().any(|set| set.iter().any(text));
+        if !labelled && self.moments.is_empty() {
+            return;
+        }
+        let keys = profile.stack_keys();
+        // Label sets are few, samples many: name each set once.
+        let mut numbers: Vec<Option<Vec<LabelNumber>>> = vec![None; profile.label_sets.len()];
+        let mut held: HashMap<(StackKey, LabelNumber), Held> = HashMap::new();
+        for i in 0..profile.len() {
+            let LabelSetId(set) = profile.sample_labels.get(i).copied().unwrap_or_default();
+            let (Some(slot), Some(&key)) = (
+                numbers.get_mut(set as usize),
+                keys.get(profile.sample_stacks[i].index()),
+            ) else {
+                continue;
+            };
+            let labels = slot.get_or_insert_with(|| self.texts(profile, set));
+            let row = profile.row(i);
+            let value = |c: usize| row.get(c).copied().unwrap_or(0).max(0) as u64;
+            if value(objects) == 0 {
+                continue;
+            }
+            for &label in labels.iter() {
+                let cell = held.entry((key, label)).or_default();
+                cell.objects += value(objects);
+                cell.bytes += bytes.map_or(0, value);
+            }
+        }
+        if held.len() > MOST_CELLS {
+            let mut sizes: Vec<u64> = held.values().map(|h| h.bytes.max(h.objects)).collect();
+            let (_, &mut least, _) = sizes.select_nth_unstable_by(MOST_CELLS, |a, b| b.cmp(a));
+            held.retain(|_, h| h.bytes.max(h.objects) > least);
+        }
+        self.moments.push(Moment { at, held });
+        if self.moments.len() > MOST_MOMENTS {
+            let last = self.moments.len() - 1;
+            let mut i = 0;
+            self.moments.retain(|_| {
+                i += 1;
+                (i - 1) % 2 == 0 || i - 1 == last
+            });
+        }
+    }
+
+    /// Numbers of the text labels of a set.
+    fn texts(&mut self, profile: &Profile, set: u32) -> Vec<LabelNumber> {
+        let text = |id: StringId| profile.text(id).to_owned();
+        profile
+            .label_sets
+            .get(set)
+            .iter()
+            .filter_map(|l| match l.value {
+                LabelValue::Text(value) => Some((text(l.key), text(value))),
+                LabelValue::Number(..) => None,
+            })
+            .filter_map(|pair| {
+                if let Some(&known) = self.index.get(&pair) {
+                    return Some(known);
+                }
+                if self.labels.len() >= MOST_LABELS {
+                    return None;
+                }
+                let number = self.labels.len() as LabelNumber;
+                self.labels.push(pair.clone());
+                self.index.insert(pair, number);
+                Some(number)
+            })
+            .collect()
+    }
+
+    /// Whose growth it is that these stacks grew since `onset` (`None`: since the
+    /// first moment), those that grew most first.
+    pub(super) fn growth(&self, stacks: &[StackKey], onset: Option<Time>) -> Vec<TagGrowth> {
+        let Some(now) = self.moments.last() else {
+            return Vec::new();
+        };
+        let before = onset.map_or(0, |t| {
+            self.moments
+                .partition_point(|m| m.at <= t)
+                .saturating_sub(1)
+        });
+        let then = &self.moments[before.min(self.moments.len() - 1)];
+        let mut by_label: HashMap<LabelNumber, (f64, u64)> = HashMap::new();
+        let mut add = |moment: &Moment, sign: f64| {
+            for ((stack, label), held) in &moment.held {
+                if stacks.contains(stack) {
+                    // Goroutines hold no bytes here: count them.
+                    let amount = if held.bytes > 0 {
+                        held.bytes
+                    } else {
+                        held.objects
+                    };
+                    let entry = by_label.entry(*label).or_default();
+                    entry.0 += sign * amount as f64;
+                    if sign > 0.0 {
+                        entry.1 += amount;
+                    }
+                }
+            }
+        };
+        add(now, 1.0);
+        add(then, -1.0);
+        let mut grown: Vec<TagGrowth> = by_label
+            .into_iter()
+            .filter(|(_, (grown, _))| *grown > 0.0)
+            .filter_map(|(label, (grown, holds))| {
+                let (key, value) = self.labels.get(label as usize)?.clone();
+                Some(TagGrowth {
+                    key,
+                    value,
+                    grown,
+                    share: 0.0,
+                    holds,
+                    among: 0,
+                })
+            })
+            .collect();
+        let mut sums: HashMap<String, (f64, usize)> = HashMap::new();
+        for tag in &grown {
+            let sum = sums.entry(tag.key.clone()).or_default();
+            sum.0 += tag.grown;
+            sum.1 += 1;
+        }
+        for tag in &mut grown {
+            let (sum, count) = sums[&tag.key];
+            tag.share = tag.grown / sum;
+            tag.among = count;
+        }
+        grown.sort_by(|a, b| {
+            b.grown
+                .total_cmp(&a.grown)
+                .then_with(|| (&a.key, &a.value).cmp(&(&b.key, &b.value)))
+        });
+        grown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memtrace_model::StackId;
+
+    /// A profile with one stack; for each (tag, bytes) a sample.
+    fn profile(held: &[(&str, i64)]) -> Profile {
+        let mut p = Profile::default();
+        for _ in 0..2 {
+            p.sample_types.push(memtrace_model::ValueType::default());
+        }
+        p.stacks.intern(&[]);
+        let key = p.intern("tag");
+        for (tag, bytes) in held {
+            let value = LabelValue::Text(p.intern(tag));
+            let set = p.label_sets.intern(&[Label { key, value }]).unwrap();
+            p.sample_labels.push(LabelSetId(set));
+            p.sample_stacks.push(StackId(0));
+            p.values.extend([1, *bytes]);
+        }
+        p
+    }
+
+    #[test]
+    fn the_tag_that_grows_is_told() {
+        let mut tags = Tags::default();
+        let key = profile(&[]).stack_keys()[0];
+        for i in 0..100i64 {
+            // Two hundred jobs hold much, one of them more and more from point 50 on.
+            let names: Vec<String> = (0..200).map(|n| format!("job {n}")).collect();
+            let held: Vec<(&str, i64)> = names
+                .iter()
+                .enumerate()
+                .map(|(n, name)| {
+                    let leaked = if n == 17 { (i - 50).max(0) * 100 } else { 0 };
+                    (name.as_str(), 1000 + (i * n as i64) % 7 + leaked)
+                })
+                .collect();
+            tags.push(Time(i * 1000), &profile(&held), 0, Some(1));
+        }
+        assert!(tags.moments.len() <= MOST_MOMENTS);
+        let grown = tags.growth(&[key], Some(Time(50_000)));
+        assert_eq!(
+            (grown[0].key.as_str(), grown[0].value.as_str()),
+            ("tag", "job 17")
+        );
+        assert!(grown[0].share > 0.85, "{:?}", grown[0]);
+        assert_eq!(grown[0].holds, 1000 + (99 * 17) % 7 + 4900);
+        assert_eq!(tags.growth(&[StackKey(8)], None), []);
+    }
+
+    #[test]
+    fn many_cells_are_bounded() {
+        let mut tags = Tags::default();
+        let names: Vec<String> = (0..MOST_LABELS + 10).map(|n| n.to_string()).collect();
+        let held: Vec<(&str, i64)> = names
+            .iter()
+            .enumerate()
+            .map(|(n, name)| (name.as_str(), n as i64 + 1))
+            .collect();
+        tags.push(Time(0), &profile(&held), 0, Some(1));
+        assert_eq!(tags.labels.len(), MOST_LABELS);
+        assert!(tags.moments[0].held.len() <= MOST_CELLS);
+    }
+}
