@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -144,6 +145,7 @@ func newEndpoint(mux *http.ServeMux, c guardConfig) (*Endpoint, error) {
 		config:     c,
 		audit:      newAuditLog(c.audit),
 		accesses:   newBucket(accessRate, accessBurst, time.Now()),
+		refusals:   newBucket(refusalRate, refusalBurst, time.Now()),
 		goroutines: newBucket(1/c.goroutineEvery.Seconds(), 1, time.Now()),
 		profiling:  make(chan struct{}, 1),
 	}
@@ -157,7 +159,10 @@ func newEndpoint(mux *http.ServeMux, c guardConfig) (*Endpoint, error) {
 			return nil, err
 		}
 		g.config.hosts = append(g.config.hosts, host)
-		if e.listener, err = net.Listen("tcp", address); err != nil {
+		// Every wait has a limit of its own: no keep-alive, which costs each connection
+		// four system calls.
+		quick := net.ListenConfig{KeepAlive: -1}
+		if e.listener, err = quick.Listen(context.Background(), "tcp", address); err != nil {
 			return nil, err
 		}
 	}
@@ -253,16 +258,14 @@ func (e *Endpoint) serve(config *tls.Config) {
 		DisableGeneralOptionsHandler: true,
 		// HTTP/2 would let one connection carry many requests at a time.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-		ErrorLog:     log.New(errorNotes{e.guard.audit}, "", 0),
+		ErrorLog:     log.New(errorNotes{e.guard.audit, e.guard.refusals}, "", 0),
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, ownListener{}, e.guard)
 		},
 	}
-	bounded := newBoundedListener(e.listener)
-	var l net.Listener = bounded
+	var l net.Listener = newBoundedListener(e.listener)
 	if config != nil {
-		bounded.handshakes = newBucket(handshakeRate, handshakeBurst, time.Now())
-		l = tls.NewListener(bounded, config)
+		l = tls.NewListener(l, config)
 	}
 	go func() {
 		if err := e.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -327,6 +330,7 @@ type guard struct {
 	token      *tokenSource // nil where a client certificate is enough
 	audit      *auditLog
 	accesses   *tokenBucket
+	refusals   *tokenBucket
 	goroutines *tokenBucket
 	profiling  chan struct{} // holds one while a profile is taken
 	closed     atomic.Bool
@@ -350,10 +354,33 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		reason = g.route(out, r)
 	}
+	flood := false
+	if reason != "" {
+		_, ok := g.refusals.take(began)
+		flood = !ok
+	}
 	g.audit.access(entry{
 		at: began, remote: r.RemoteAddr, method: r.Method, path: g.token.redact(r.URL.Path),
 		status: out.status, reason: reason, took: time.Since(began),
-	})
+	}, flood)
+	if flood && !r.Close && w.Header().Get("Connection") == "" && r.Context().Value(ownListener{}) == g {
+		pause(w, r)
+	}
+}
+
+// pause answers at once but reads the connection's next request later, so that a flood
+// waits in the buffers of its sender instead of waking this program. The listener's
+// bounds bound what waits here.
+func pause(w http.ResponseWriter, r *http.Request) {
+	if http.NewResponseController(w).Flush() != nil {
+		return
+	}
+	timer := time.NewTimer(refusalPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
 }
 
 // route serves a request that may come in. It returns why it did not, or nothing.
@@ -401,6 +428,7 @@ func fail(w http.ResponseWriter, status int, text string) {
 	h := w.Header()
 	h.Del("Content-Disposition")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(text)+1))
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text+"\n") // an error means that the client has gone
 }

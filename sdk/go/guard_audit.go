@@ -10,8 +10,6 @@ import (
 )
 
 const (
-	// auditRate and auditBurst bound the lines of refused requests, a second.
-	auditRate, auditBurst = 10, 50
 	// auditQueue bounds, in bytes, what waits for a slow writer.
 	auditQueue = 64 << 10
 	// auditPause is the time after which a count of lines left out is told.
@@ -35,7 +33,6 @@ type auditLog struct {
 	w io.Writer // nil: no log
 
 	mu      sync.Mutex
-	lines   *tokenBucket
 	queue   []byte
 	writing bool
 	leftOut uint64
@@ -43,22 +40,21 @@ type auditLog struct {
 }
 
 func newAuditLog(w io.Writer) *auditLog {
-	return &auditLog{w: w, lines: newBucket(auditRate, auditBurst, time.Now())}
+	return &auditLog{w: w}
 }
 
-// access writes down one access. Those that passed are always written, the refused ones
-// as far as their limit goes.
-func (a *auditLog) access(e entry) {
+// access writes down one access; in a flood it only counts it.
+func (a *auditLog) access(e entry, flood bool) {
 	if a.w == nil {
+		return
+	}
+	if flood {
+		a.leaveOut()
 		return
 	}
 	verdict := "served"
 	if e.reason != "" {
 		verdict = "refused"
-		if _, ok := a.lines.take(e.at); !ok {
-			a.leaveOut()
-			return
-		}
 	}
 	line := make([]byte, 0, 256)
 	line = append(line, "memtrace guard: time="...)
@@ -154,13 +150,16 @@ func (a *auditLog) flush() {
 
 // errorNotes takes what the HTTP server reports (failed handshakes, panics), under the
 // limit of refused requests.
-type errorNotes struct{ *auditLog }
+type errorNotes struct {
+	*auditLog
+	limit *tokenBucket
+}
 
 func (n errorNotes) Write(text []byte) (int, error) {
 	if n.w == nil {
 		return len(text), nil
 	}
-	if _, ok := n.lines.take(time.Now()); !ok {
+	if _, ok := n.limit.take(time.Now()); !ok {
 		n.leaveOut()
 		return len(text), nil
 	}

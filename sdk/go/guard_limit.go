@@ -10,15 +10,21 @@ import (
 const (
 	// accessRate and accessBurst bound what a holder of the token can ask, a second.
 	accessRate, accessBurst = 10, 40
-	// handshakeRate bounds new TLS connections a second: a handshake costs a hundred
-	// times what a refusal costs. An open connection goes on.
-	handshakeRate, handshakeBurst = 50, 100
+	// refusalRate and refusalBurst bound, a second, the refusals that are answered and
+	// logged as usual. More are a flood: see refusalPause.
+	refusalRate, refusalBurst = 10, 50
+	// refusalPause is how long, in a flood, a connection waits after a refusal until its
+	// next request is read.
+	refusalPause = time.Second
+	// connRate and connBurst bound the new connections of one address, a second. An open
+	// connection, such as that of a scraper, goes on.
+	connRate, connBurst = 100, 200
 	// maxConns bounds the open connections, maxPeerConns those of one address, so that
-	// one machine cannot shut out the others.
-	maxConns, maxPeerConns = 128, 64
+	// one machine cannot shut out the others; maxPeers bounds the addresses known.
+	maxConns, maxPeerConns, maxPeers = 128, 64, 256
 )
 
-// tokenBucket is a token tokenBucket.
+// tokenBucket is a token bucket.
 type tokenBucket struct {
 	rate, burst float64 // a second; at most
 
@@ -35,10 +41,7 @@ func newBucket(rate, burst float64, now time.Time) *tokenBucket {
 func (b *tokenBucket) take(now time.Time) (time.Duration, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if passed := now.Sub(b.last).Seconds(); passed > 0 {
-		b.level = min(b.burst, b.level+passed*b.rate)
-		b.last = now
-	}
+	b.fill(now)
 	if b.level < 1 {
 		return time.Duration((1 - b.level) / b.rate * float64(time.Second)), false
 	}
@@ -46,19 +49,38 @@ func (b *tokenBucket) take(now time.Time) (time.Duration, bool) {
 	return 0, true
 }
 
+func (b *tokenBucket) isFull(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill(now)
+	return b.level == b.burst
+}
+
+// fill is called with the lock held.
+func (b *tokenBucket) fill(now time.Time) {
+	if passed := now.Sub(b.last).Seconds(); passed > 0 {
+		b.level = min(b.burst, b.level+passed*b.rate)
+		b.last = now
+	}
+}
+
 // boundedListener closes connections at once that are too many. Nothing has been read
-// from them then, no goroutine runs for them, and no handshake was made.
+// from them then, no goroutine runs for them, and no TLS handshake was made.
 type boundedListener struct {
 	net.Listener
-	handshakes *tokenBucket // nil without TLS
 
 	mu    sync.Mutex
 	open  int
-	peers map[netip.Addr]int
+	peers map[netip.Addr]*peer
+}
+
+type peer struct {
+	open  int
+	conns *tokenBucket
 }
 
 func newBoundedListener(l net.Listener) *boundedListener {
-	return &boundedListener{Listener: l, peers: make(map[netip.Addr]int)}
+	return &boundedListener{Listener: l, peers: make(map[netip.Addr]*peer)}
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -67,41 +89,57 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		var peer netip.Addr
+		var from netip.Addr
 		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			peer = a.AddrPort().Addr().Unmap()
+			from = a.AddrPort().Addr().Unmap()
 		}
-		if !l.enter(peer) {
+		if !l.enter(from, time.Now()) {
 			c.Close()
 			continue
 		}
-		return &boundedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(peer) })}, nil
+		return &boundedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 	}
 }
 
-func (l *boundedListener) enter(peer netip.Addr) bool {
+func (l *boundedListener) enter(from netip.Addr, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open >= maxConns || l.peers[peer] >= maxPeerConns {
-		return false
-	}
-	if l.handshakes != nil {
-		if _, ok := l.handshakes.take(time.Now()); !ok {
+	p := l.peers[from]
+	if p == nil {
+		if len(l.peers) >= maxPeers {
+			l.forget(now)
+		}
+		if len(l.peers) >= maxPeers {
 			return false
 		}
+		p = &peer{conns: newBucket(connRate, connBurst, now)}
+		l.peers[from] = p
+	}
+	if l.open >= maxConns || p.open >= maxPeerConns {
+		return false
+	}
+	if _, ok := p.conns.take(now); !ok {
+		return false
 	}
 	l.open++
-	l.peers[peer]++
+	p.open++
 	return true
 }
 
-func (l *boundedListener) leave(peer netip.Addr) {
+// forget drops the addresses of which nothing needs to be remembered.
+func (l *boundedListener) forget(now time.Time) {
+	for from, p := range l.peers {
+		if p.open == 0 && p.conns.isFull(now) {
+			delete(l.peers, from)
+		}
+	}
+}
+
+func (l *boundedListener) leave(from netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
-	if l.peers[peer]--; l.peers[peer] == 0 {
-		delete(l.peers, peer)
-	}
+	l.peers[from].open-- // an address with open connections is not forgotten
 }
 
 type boundedConn struct {

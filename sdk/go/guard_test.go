@@ -654,7 +654,7 @@ func TestAuditLogThatHangs(t *testing.T) {
 	}
 	const lines = 5000
 	for i := 0; i < lines; i++ {
-		a.access(entry{at: time.Now(), path: strings.Repeat("p", 100)}) // returns at once
+		a.access(entry{at: time.Now(), path: strings.Repeat("p", 100)}, false) // returns at once
 	}
 	a.mu.Lock()
 	queued, left := bytes.Count(a.queue, []byte("\n")), int(a.leftOut)
@@ -670,29 +670,28 @@ func TestAuditLogThatHangs(t *testing.T) {
 func TestFlood(t *testing.T) {
 	var audit auditBuffer
 	e := open(t, GuardAuditLog(&audit))
-	const clients, each = 4, 500
+	// A scraper keeps its connection.
+	ask(t, e, "GET", "/debug/pprof/heap", "")
 	var wg sync.WaitGroup
-	bad := make(chan string, clients*each)
-	for i := 0; i < clients; i++ {
+	results := make(chan int, 2000) // 0 for a connection that was closed
+	for i := 0; i < 4; i++ {
 		keep := i%2 == 0
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: !keep}}
 			defer client.CloseIdleConnections()
-			for j := 0; j < each; j++ {
+			for j := 0; j < 500 && !(keep && j == 3); j++ {
 				r, _ := http.NewRequest("GET", "http://"+e.Addr().String()+"/debug/pprof/heap", nil)
 				r.Header.Set("X-Pprof-Token", "not-the-token-at-all")
 				resp, err := client.Do(r)
 				if err != nil {
-					bad <- err.Error()
+					results <- 0
 					continue
 				}
 				_, _ = io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
-				if resp.StatusCode != 403 {
-					bad <- resp.Status
-				}
+				results <- resp.StatusCode
 			}
 		}()
 	}
@@ -702,11 +701,15 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	close(bad)
-	for what := range bad {
-		t.Error(what)
+	close(results)
+	seen := make(map[int]int)
+	for status := range results {
+		seen[status]++
 	}
-	// Shutdown waits for the handlers, whose last act is the log.
+	if seen[403] < connBurst/2 || seen[0]+seen[403] != 1006 {
+		t.Errorf("%v", seen)
+	}
+	// Shutdown waits for the handlers.
 	if err := e.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -717,8 +720,27 @@ func TestFlood(t *testing.T) {
 		n, _ := strconv.Atoi(m[1])
 		left += n
 	}
-	if strings.Count(log, "verdict=served") != 5 || refused < auditBurst || left == 0 || refused+left != clients*each {
-		t.Errorf("%d lines of refusals, %d left out, of %d", refused, left, clients*each)
+	if strings.Count(log, "verdict=served") != 6 || refused < refusalBurst || left == 0 || refused+left != seen[403] {
+		t.Errorf("%d lines of refusals, %d left out, of %d", refused, left, seen[403])
+	}
+}
+
+// TestFloodOnOneConnection sends far more than is read in a second.
+func TestFloodOnOneConnection(t *testing.T) {
+	e := open(t)
+	c, err := net.Dial("tcp", e.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const sent = 4 * refusalBurst
+	if _, err := io.WriteString(c, strings.Repeat("GET /debug/pprof/heap HTTP/1.1\r\nHost: localhost\r\n\r\n", sent)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	answers, _ := io.ReadAll(c)
+	if n := strings.Count(string(answers), "HTTP/1.1 403 "); n < refusalBurst || n >= sent/2 {
+		t.Errorf("%d of %d are answered", n, sent)
 	}
 }
 
@@ -778,39 +800,57 @@ func TestSlowLoris(t *testing.T) {
 }
 
 func TestBoundedListener(t *testing.T) {
+	now := time.Now()
 	l := newBoundedListener(nil)
-	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
+	from := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
 	for i := 0; i < maxConns; i++ {
-		if !l.enter(peer(i % 4)) {
+		if !l.enter(from(i%4), now) {
 			t.Fatalf("connection %d is shut out", i)
 		}
 	}
-	if l.enter(peer(9)) {
+	if l.enter(from(9), now) {
 		t.Error("one more than all")
 	}
-	l.leave(peer(0))
-	if !l.enter(peer(9)) {
+	l.leave(from(0))
+	if !l.enter(from(9), now) {
 		t.Error("a place that became free is not given")
-	}
-	for i := 0; i < maxConns; i++ {
-		l.leave(peer(9))
-		if !l.enter(peer(9)) {
-			t.Fatal("a place is lost")
-		}
-	}
-	if l.open != maxConns {
-		t.Errorf("%d open", l.open)
 	}
 
 	l = newBoundedListener(nil)
-	l.handshakes = newBucket(0, 3, time.Now())
-	for i, want := range []bool{true, true, true, false} {
-		if l.enter(peer(1)) != want {
-			t.Errorf("handshake %d", i)
+	for i := 0; i < maxPeerConns; i++ {
+		if !l.enter(from(1), now) {
+			t.Fatalf("connection %d of one address is shut out", i)
 		}
 	}
-	if l.open != 3 || l.peers[peer(1)] != 3 {
-		t.Errorf("%d open", l.open)
+	if l.enter(from(1), now) || !l.enter(from(2), now) {
+		t.Error("one address takes the places of the others, or more than its own")
+	}
+
+	// The rate counts where connections end at once, too.
+	l = newBoundedListener(nil)
+	passed := 0
+	for i := 0; i < 2*connBurst; i++ {
+		if l.enter(from(1), now) {
+			passed++
+			l.leave(from(1))
+		}
+	}
+	if passed != connBurst || !l.enter(from(2), now) || !l.enter(from(1), now.Add(time.Second)) {
+		t.Errorf("%d of %d pass at once", passed, 2*connBurst)
+	}
+
+	l = newBoundedListener(nil)
+	for i := 0; i < maxPeers; i++ {
+		if !l.enter(from(i), now) {
+			t.Fatalf("address %d is shut out", i)
+		}
+		l.leave(from(i))
+	}
+	if l.enter(from(maxPeers), now) {
+		t.Error("an address that has taken is forgotten")
+	}
+	if !l.enter(from(maxPeers), now.Add(time.Minute)) || len(l.peers) != 1 {
+		t.Errorf("%d addresses are remembered", len(l.peers))
 	}
 }
 

@@ -29,6 +29,7 @@ pub(crate) enum Verb {
     Watch(WatchArgs),
     Top(TopArgs),
     Diff(DiffArgs),
+    Hot(HotArgs),
     Convert(ConvertArgs),
     /// Print a completion script for your shell
     #[command(
@@ -174,6 +175,58 @@ pub(crate) struct DiffArgs {
     pub(crate) view: ViewArgs,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
+}
+
+/// Show who allocates: the code upstream of the allocator, how often, and what to change
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  memtrace hot 127.0.0.1:6060\n  \
+    memtrace hot 4242 --for 30s --by function --html hot.html\n  \
+    memtrace hot t0.pb.gz t1.pb.gz --svg hot.svg\n  \
+    memtrace hot 127.0.0.1:6060 --json | jq -r 'select(.line == \"site\") | [.rank, .pattern, .site.function] | @tsv'\n\n\
+    The heap profile is read twice. It counts what was allocated until the last garbage collection but one; rates are \
+    taken between those moments. Intervals (±) are those of sampling, 95 %; a row of fewer than 8 sampled objects \
+    has ~ for a rank. A service that allocates less than 512 KiB a second is quiet: nothing is hot.")]
+pub(crate) struct HotArgs {
+    /// A running service (see memtrace --help), or the earlier of two profiles
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) target: String,
+    /// The later of two profiles
+    #[arg(value_name = "NEW", value_hint = ValueHint::AnyPath)]
+    pub(crate) new: Option<String>,
+    /// Time between the two readings; of two profiles that do not say when they were
+    /// taken, the time that lies between them [default: 10s]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// What makes one row
+    #[arg(long, value_name = "WHAT", default_value = "site")]
+    pub(crate) by: HotBy,
+    /// How many rows; 0 for all
+    #[arg(short = 'n', long = "rows", default_value_t = 15)]
+    pub(crate) rows: usize,
+    /// List the sites of a quiet service too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// As JSON lines: the totals, then the sites
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the rates as a flame graph
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write one self-contained HTML report
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HotBy {
+    /// A line of the service's own code
+    Site,
+    /// A function
+    Function,
+    /// A package
+    Package,
 }
 
 /// Rewrite a profile in another format, told by the file names

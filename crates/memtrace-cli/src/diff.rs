@@ -86,7 +86,8 @@ fn split(line: &str) -> Option<(&str, i64)> {
     Some((stack, value.parse().ok()?))
 }
 
-fn draw(lines: &str, title: &str, unit: &str) -> Result<Vec<u8>, Failure> {
+/// A flame graph (SVG) of folded stacks.
+pub(crate) fn draw(lines: &str, title: &str, unit: &str) -> Result<Vec<u8>, Failure> {
     let mut options = flamegraph::Options::default();
     options.title = title.to_owned();
     options.count_name = unit.to_owned();
@@ -114,21 +115,29 @@ fn html(
             escape(&row.name)
         );
     }
-    format!(
-        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>memtrace diff</title>\n<style>\n\
-         body{{font:14px/1.45 system-ui,sans-serif;margin:2rem;max-width:1280px;color:#222}}\n\
-         table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}}\n\
-         .name{{text-align:left;font-family:monospace}}iframe{{width:100%;height:640px;border:1px solid #ddd}}\n\
-         </style>\n<h1>What grew: {kind}</h1>\n<p>{old} → {new}: {before} → {after} ({grown})</p>\n\
+    let kind = escape(kind);
+    let body = format!(
+        "<h1>What grew: {kind}</h1>\n<p>{old} → {new}: {before} → {after} ({grown})</p>\n\
          <iframe title=\"differential flame graph\" src=\"data:image/svg+xml,{picture}\"></iframe>\n\
-         <table><tr><th>flat<th>cum<th class=name>function</tr>\n{rows}</table></html>\n",
-        kind = escape(kind),
+         <table><tr><th>flat<th>cum<th class=name>function</tr>\n{rows}</table>",
         old = escape(&args.old),
         new = escape(&args.new),
         before = bytes(before as f64),
         after = bytes(after as f64),
         grown = signed(after - before),
         picture = percent(picture),
+    );
+    page("memtrace diff", &body)
+}
+
+/// A page that needs no other resource.
+pub(crate) fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title>\n<style>\n\
+         body{{font:14px/1.45 system-ui,sans-serif;margin:2rem;max-width:1280px;color:#222}}\n\
+         table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}}\n\
+         .name{{text-align:left;font-family:monospace}}iframe{{width:100%;height:640px;border:1px solid #ddd}}\n\
+         </style>\n{body}</html>\n"
     )
 }
 
@@ -136,7 +145,7 @@ fn signed(n: i64) -> String {
     format!("{}{}", if n > 0 { "+" } else { "" }, bytes(n as f64))
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -144,7 +153,7 @@ fn escape(text: &str) -> String {
 }
 
 /// As the data part of a URL.
-fn percent(bytes: &[u8]) -> String {
+pub(crate) fn percent(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 2);
     for &b in bytes {
         if b.is_ascii_alphanumeric() || b"-_.~ ;:,=/()".contains(&b) {

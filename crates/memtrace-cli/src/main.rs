@@ -7,6 +7,7 @@ mod args;
 mod convert;
 mod diff;
 mod failure;
+mod hot;
 mod shell;
 mod source;
 mod top;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Watch(args) => watch::run(args),
         Verb::Top(args) => top::run(&args),
         Verb::Diff(args) => diff::run(&args),
+        Verb::Hot(args) => hot::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Completions { shell } => shell::completions(shell),
         Verb::Man { dir } => shell::man(dir.as_deref()),

@@ -57,7 +57,7 @@ pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure>
         Ok::<_, CollectError>((heap, scraper))
     });
     let (heap, mut scraper) = fetched.map_err(|error| watch_failure(error.into()))?;
-    let mut profile = parsed(from, &heap.body)?;
+    let mut profile = parsed(from, &heap.body)?.profile;
     runtime.block_on(Sdk::default().label(&mut scraper, &mut profile));
     Ok(profile)
 }
@@ -112,16 +112,22 @@ pub(crate) fn stored(dir: &Path, at: &str) -> Result<Profile, Failure> {
 
 /// Reads a profile from a file.
 pub(crate) fn profile_file(path: &Path) -> Result<Profile, Failure> {
+    parsed_file(path).map(|parsed| parsed.profile)
+}
+
+/// Reads a profile, and what its text form says besides, from a file.
+pub(crate) fn parsed_file(path: &Path) -> Result<pprof::Parsed, Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::failed(path.display(), error))?;
     parsed(&path.display().to_string(), &bytes)
 }
 
-fn parsed(name: &str, bytes: &[u8]) -> Result<Profile, Failure> {
+/// Parses what came from `name`; warnings about damage go to stderr.
+pub(crate) fn parsed(name: &str, bytes: &[u8]) -> Result<pprof::Parsed, Failure> {
     let parsed = pprof::parse(bytes).map_err(|error| Failure::failed(name, error))?;
     for warning in &parsed.warnings {
         eprintln!("memtrace: {name}: {warning}");
     }
-    Ok(parsed.profile)
+    Ok(parsed)
 }
 
 /// The column the user asked for, else the profile's own choice.
@@ -165,7 +171,7 @@ fn scrape_failure(error: &ScrapeError) -> Failure {
 
 /// What can be no target is wrong usage; what cannot be reached is lost; a file
 /// that is not there has failed.
-fn target_failure(error: &TargetError) -> Failure {
+pub(crate) fn target_failure(error: &TargetError) -> Failure {
     let line = error.to_string();
     match error {
         TargetError::Unrecognised { .. } | TargetError::Address(_) => Failure::Usage(line),

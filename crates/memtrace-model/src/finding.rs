@@ -204,14 +204,19 @@ mod tests {
     /// Scripts rely on the schema: a change of it is seen in the diff of the file.
     /// `UPDATE_SCHEMA=1 cargo test -p memtrace-model` writes it anew.
     #[test]
-    fn the_committed_schema_is_the_one_in_force() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/finding.schema.json");
-        let mut schema = serde_json::to_string_pretty(&finding_schema()).expect("JSON");
-        schema.push('\n');
-        if std::env::var_os("UPDATE_SCHEMA").is_some() {
-            std::fs::write(path, &schema).expect("the file can be written");
+    fn the_committed_schemas_are_those_in_force() {
+        for (file, schema) in [
+            ("finding.schema.json", finding_schema()),
+            ("hot.schema.json", crate::hot_schema()),
+        ] {
+            let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+            let mut schema = serde_json::to_string_pretty(&schema).expect("JSON");
+            schema.push('\n');
+            if std::env::var_os("UPDATE_SCHEMA").is_some() {
+                std::fs::write(&path, &schema).expect("the file can be written");
+            }
+            let committed = std::fs::read_to_string(&path).expect("the file is there");
+            assert_eq!(committed, schema, "{file}");
         }
-        let committed = std::fs::read_to_string(path).expect("the file is there");
-        assert_eq!(committed, schema);
     }
 }

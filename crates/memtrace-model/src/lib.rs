@@ -14,6 +14,7 @@
 
 mod event;
 mod finding;
+mod hot;
 mod intern;
 mod profile;
 mod series;
@@ -23,6 +24,7 @@ pub use event::{Event, EventKind};
 pub use finding::{
     Bound, FINDING_SCHEMA, Finding, Frame, Pattern, Rate, SampleKind, Status, Tier, finding_schema,
 };
+pub use hot::{HOT_SCHEMA, HotLine, HotPattern, HotRuntime, HotSite, HotTotal, hot_schema};
 pub use intern::{Lists, Strings};
 pub use profile::{
     FrameRef, Function, FunctionId, Label, LabelSetId, LabelValue, Line, Location, LocationId,

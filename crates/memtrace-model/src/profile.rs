@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{Lists, Strings, Time};
@@ -320,6 +322,32 @@ impl Profile {
     /// Frames of a stack, the leaf first, inlined calls expanded.
     pub fn frames(&self, id: StackId) -> impl Iterator<Item = FrameRef<'_>> {
         self.stack(id).iter().flat_map(|&l| self.frames_of(l))
+    }
+
+    /// Names the functions at addresses whose locations have no symbols, where `names`
+    /// knows them.
+    pub fn name_addresses(&mut self, names: &HashMap<u64, String>) {
+        let mut functions: HashMap<&str, FunctionId> = HashMap::new();
+        for location in self.locations.iter_mut().filter(|l| l.line_count == 0) {
+            let Some(name) = names.get(&location.address) else {
+                continue;
+            };
+            let function = *functions.entry(name).or_insert_with(|| {
+                let name = StringId(self.strings.intern(name));
+                self.functions.push(Function {
+                    name,
+                    system_name: name,
+                    ..Function::default()
+                });
+                FunctionId(self.functions.len() as u32 - 1)
+            });
+            location.first_line = self.lines.len() as u32;
+            location.line_count = 1;
+            self.lines.push(Line {
+                function,
+                ..Line::default()
+            });
+        }
     }
 
     /// The identity of every stack, indexed by [`StackId`].

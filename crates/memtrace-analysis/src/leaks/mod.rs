@@ -13,7 +13,7 @@ mod map_bloat;
 mod native_growth;
 mod pool_misuse;
 mod slice_growth;
-mod symbols;
+pub(crate) mod symbols;
 mod tags;
 #[cfg(test)]
 mod tests;

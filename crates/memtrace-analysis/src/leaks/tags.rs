@@ -12,6 +12,12 @@ const SHOWN: usize = 3;
 
 /// Says under which business tags a site grows.
 pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
+    for (key, value) in site.members.iter().flat_map(|m| &m.growth.labels) {
+        finding.tags.insert(key.clone(), value.clone());
+        finding.evidence.push(format!(
+            "what is allocated under {key} {value} grows, at whatever stack; others of the same stacks do not"
+        ));
+    }
     let stacks: Vec<StackKey> = site
         .members
         .iter()
@@ -30,7 +36,10 @@ pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
             _ => format!("{:.1} MB", t.holds as f64 / 1e6),
         };
         if first.share >= MOST_OF_IT {
-            finding.tags.insert(key.to_owned(), first.value.clone());
+            let named = finding.tags.entry(key.to_owned());
+            if *named.or_insert_with(|| first.value.clone()) != first.value {
+                continue;
+            }
             let others = match first.among {
                 1 => String::new(),
                 n => format!("; {} others grew by the rest", n - 1),
@@ -41,7 +50,7 @@ pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
                 100.0 * first.share,
                 holds(first),
             ));
-        } else {
+        } else if !finding.tags.contains_key(key) {
             let some: Vec<String> = of_key
                 .iter()
                 .take(SHOWN)

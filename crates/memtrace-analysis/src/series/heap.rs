@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use memtrace_model::{LabelSetId, LabelValue, Profile, StackId, StackKey, StringId};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::store::Row;
 
 /// Rows of a heap profile, one for each stack, and where in the profile each
@@ -11,23 +13,68 @@ use super::store::Row;
 /// p = 1 − e^(−z/period); this takes the scaling back. Empty when the profile
 /// has no in-use values.
 pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
+    let keys = profile.stack_keys();
+    let stack = |i: usize| profile.sample_stacks[i];
+    let rows = rows_by(profile, |i| keys.get(stack(i).index()).copied());
+    rows.into_iter().map(|(row, i)| (row, stack(i))).unzip()
+}
+
+/// Text labels of a sample, as (key, value).
+pub(super) type Labels = Vec<(String, String)>;
+
+/// Rows of a heap profile, one for each set of text labels, and the labels of each.
+/// Samples without any are left out.
+pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
+    let sets: Vec<Option<StackKey>> = profile
+        .label_sets
+        .iter()
+        .map(|set| {
+            let mut hash = Xxh3::new();
+            let mut some = false;
+            for label in set {
+                if let LabelValue::Text(value) = label.value {
+                    for text in [profile.text(label.key), profile.text(value)] {
+                        hash.update(&(text.len() as u64).to_le_bytes());
+                        hash.update(text.as_bytes());
+                    }
+                    some = true;
+                }
+            }
+            some.then(|| StackKey(hash.digest128()))
+        })
+        .collect();
+    let set = |i: usize| profile.sample_labels.get(i).map(|l| l.index());
+    rows_by(profile, |i| sets.get(set(i)?).copied().flatten())
+        .into_iter()
+        .map(|(row, i)| {
+            let labels = profile.label_sets.get(set(i).unwrap_or(0) as u32);
+            let texts = labels.iter().filter_map(|l| match l.value {
+                LabelValue::Text(value) => Some((
+                    profile.text(l.key).to_owned(),
+                    profile.text(value).to_owned(),
+                )),
+                LabelValue::Number(..) => None,
+            });
+            (row, texts.collect())
+        })
+        .collect()
+}
+
+/// Rows of sampled objects by a key of their samples, each with its first sample.
+fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec<(Row, usize)> {
     let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
     let (Some(live_objects), Some(live_bytes)) = (
         column(&["inuse_objects"]),
         column(&["inuse_space", "inuse_bytes", "space"]),
     ) else {
-        return (Vec::new(), Vec::new());
+        return Vec::new();
     };
     let born = column(&["alloc_objects"]).zip(column(&["alloc_space", "alloc_bytes"]));
     let size_key = profile.strings.find("bytes").map(StringId);
-    let keys = profile.stack_keys();
-    let mut rows: Vec<(Row, StackId)> = Vec::new();
+    let mut rows: Vec<(Row, usize)> = Vec::new();
     let mut index: HashMap<StackKey, usize> = HashMap::new();
     for i in 0..profile.len() {
-        let stack = profile.sample_stacks[i];
-        let Some(&key) = keys.get(stack.index()) else {
-            continue;
-        };
+        let Some(key) = key_of(i) else { continue };
         let values = profile.row(i);
         let value = |c: usize| values.get(c).copied().unwrap_or(0).max(0) as f64;
         let (objects, bytes) = (value(live_objects), value(live_bytes));
@@ -54,7 +101,7 @@ pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
                     births: born.map(|_| 0),
                     ..Row::default()
                 },
-                stack,
+                i,
             ));
             rows.len() - 1
         });
@@ -66,7 +113,7 @@ pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
             *births = births.saturating_add(raw(all_objects, all_bytes));
         }
     }
-    rows.into_iter().unzip()
+    rows
 }
 
 /// Rows of a goroutine profile: exact counts, no births.

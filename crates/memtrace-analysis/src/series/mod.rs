@@ -90,6 +90,10 @@ pub struct History {
     found_before: HashMap<StackKey, Tier>,
     code: Option<Code>,
     tags: tags::Tags,
+    /// The heap by labels instead of stacks: under churn, the growth of one job among
+    /// many equal ones shows here first.
+    labelled: Lane,
+    labels: HashMap<StackKey, heap::Labels>,
     goroutine_tags: tags::Tags,
     /// Live heap after garbage collections, exact.
     collections: Series,
@@ -161,6 +165,9 @@ pub struct StackGrowth {
     pub points: Vec<Rate>,
     /// Up to three profiles just before the onset.
     pub before_onset: Vec<Time>,
+    /// Labels (key, value) under which it grows, where the growth is that of all stacks
+    /// under these labels and `key` is only the one that grew most.
+    pub labels: Vec<(String, String)>,
     /// What was seen, in sentences.
     pub evidence: Vec<String>,
 }
@@ -195,6 +202,8 @@ impl History {
             found_before: HashMap::new(),
             code: None,
             tags: tags::Tags::default(),
+            labelled: Lane::default(),
+            labels: HashMap::new(),
             goroutine_tags: tags::Tags::default(),
             collections: Series::default(),
         }
@@ -221,8 +230,25 @@ impl History {
         let objects = profile.sample_type("inuse_objects");
         if let Some((objects, bytes)) = objects.zip(profile.sample_type("inuse_space")) {
             self.tags.push(at, profile, objects, Some(bytes));
+            self.labelled(at, profile);
         }
         restarted
+    }
+
+    fn labelled(&mut self, at: Time, profile: &Profile) {
+        let (rows, labels): (Vec<Row>, Vec<heap::Labels>) =
+            heap::label_rows(profile).into_iter().unzip();
+        if rows.is_empty() && self.labelled.times.is_empty() {
+            return;
+        }
+        for (row, labels) in rows.iter().zip(labels) {
+            self.labels.entry(row.key).or_insert(labels);
+        }
+        self.labelled.push(at, &rows, |r| r.bytes as f64);
+        if self.labels.len() > 4 * self.labelled.columns.len() + 1024 {
+            let known = &self.labelled.columns;
+            self.labels.retain(|key, _| known.contains_key(key));
+        }
     }
 
     /// Adds a heap profile as rows of sampled objects, one for each stack.
@@ -276,6 +302,8 @@ impl History {
         // Another build may have been started.
         self.code = None;
         self.tags = tags::Tags::default();
+        self.labelled = Lane::default();
+        self.labels.clear();
         self.goroutine_tags = tags::Tags::default();
         self.collections = Series::default();
         self.restarts.push(at);
@@ -379,6 +407,7 @@ impl History {
     #[must_use]
     pub fn assess(&self) -> Assessment {
         let mut stacks = self.assess_lane(&self.heap, SampleKind::Heap);
+        self.assess_labels(&mut stacks);
         let companions = self.companions(&stacks);
         stacks.extend(self.assess_lane(&self.goroutines, SampleKind::Goroutine));
         stacks.sort_by(|a, b| {
@@ -392,6 +421,28 @@ impl History {
             native: self.native(),
             stacks,
             companions,
+        }
+    }
+
+    /// Adds what grows under some labels to the stacks that were found to grow: at the
+    /// stack where it grew most, unless that was found with the same certainty.
+    fn assess_labels(&self, stacks: &mut Vec<StackGrowth>) {
+        for growth in self.assess_lane(&self.labelled, SampleKind::Heap) {
+            let Some(labels) = self.labels.get(&growth.key) else {
+                continue;
+            };
+            let Some(key) = self.tags.main_stack(labels, growth.onset) else {
+                continue;
+            };
+            if stacks.iter().any(|s| s.key == key && s.tier >= growth.tier) {
+                continue;
+            }
+            stacks.retain(|s| s.key != key);
+            stacks.push(StackGrowth {
+                key,
+                labels: labels.clone(),
+                ..growth
+            });
         }
     }
 
@@ -534,6 +585,7 @@ impl History {
             before_onset: onset.map_or_else(Vec::new, |o| {
                 lane.times[o.point.saturating_sub(2)..=o.point].to_vec()
             }),
+            labels: Vec::new(),
             evidence,
         }
     }
@@ -700,6 +752,7 @@ fn companion(
         explains: 0.0,
         points: estimate::points(lane, column, Some(from)),
         before_onset: first.before_onset.clone(),
+        labels: Vec::new(),
         evidence: Vec::new(),
     }
 }

@@ -156,6 +156,7 @@ impl History {
                 })
                 .collect(),
             before_onset: Vec::new(),
+            labels: Default::default(),
             evidence: vec![format!(
                 "Within the last {}, memory outside the Go heap rose by {:.0} MB ({}); what the Go runtime \
                  holds changed by {:+.0} MB.",

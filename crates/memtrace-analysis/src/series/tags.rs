@@ -46,7 +46,7 @@ pub struct TagGrowth {
     pub value: String,
     /// Growth of what it holds, bytes; for goroutines, their number.
     pub grown: f64,
-    /// Share of the growth over all values of this key, 0 to 1.
+    /// Share of the growth over all values of this key taken together, 0 to 1.
     pub share: f64,
     /// What it holds now, bytes; for goroutines, their number.
     pub holds: u64,
@@ -141,13 +141,12 @@ impl Tags {
         let Some(now) = self.moments.last() else {
             return Vec::new();
         };
-        let before = onset.map_or(0, |t| {
-            self.moments
-                .partition_point(|m| m.at <= t)
-                .saturating_sub(1)
-        });
-        let then = &self.moments[before.min(self.moments.len() - 1)];
+        let Some(then) = self.before(onset) else {
+            return Vec::new();
+        };
         let mut by_label: HashMap<LabelNumber, (f64, u64)> = HashMap::new();
+        // Growth of all together: where nothing leaks, ups and downs cancel.
+        let mut net: HashMap<&str, f64> = HashMap::new();
         let mut add = |moment: &Moment, sign: f64| {
             for ((stack, label), held) in &moment.held {
                 if stacks.contains(stack) {
@@ -167,6 +166,11 @@ impl Tags {
         };
         add(now, 1.0);
         add(then, -1.0);
+        for (label, (grown, _)) in &by_label {
+            if let Some((key, _)) = self.labels.get(*label as usize) {
+                *net.entry(key).or_default() += grown;
+            }
+        }
         let mut grown: Vec<TagGrowth> = by_label
             .into_iter()
             .filter(|(_, (grown, _))| *grown > 0.0)
@@ -182,16 +186,14 @@ impl Tags {
                 })
             })
             .collect();
-        let mut sums: HashMap<String, (f64, usize)> = HashMap::new();
+        let mut among: HashMap<String, usize> = HashMap::new();
         for tag in &grown {
-            let sum = sums.entry(tag.key.clone()).or_default();
-            sum.0 += tag.grown;
-            sum.1 += 1;
+            *among.entry(tag.key.clone()).or_default() += 1;
         }
         for tag in &mut grown {
-            let (sum, count) = sums[&tag.key];
-            tag.share = tag.grown / sum;
-            tag.among = count;
+            let all = net.get(tag.key.as_str()).copied().unwrap_or(0.0);
+            tag.share = tag.grown / all.max(tag.grown);
+            tag.among = among[&tag.key];
         }
         grown.sort_by(|a, b| {
             b.grown
@@ -199,6 +201,37 @@ impl Tags {
                 .then_with(|| (&a.key, &a.value).cmp(&(&b.key, &b.value)))
         });
         grown
+    }
+}
+
+impl Tags {
+    /// The stack at which what has these labels grew most since `onset`.
+    pub(super) fn main_stack(
+        &self,
+        labels: &[(String, String)],
+        onset: Option<Time>,
+    ) -> Option<StackKey> {
+        let number = self.index.get(labels.first()?)?;
+        let now = self.moments.last()?;
+        let then = self.before(onset)?;
+        let bytes = |m: &Moment, s: StackKey| m.held.get(&(s, *number)).map_or(0, |h| h.bytes);
+        now.held
+            .keys()
+            .filter(|(_, label)| label == number)
+            .map(|(stack, _)| {
+                (
+                    bytes(now, *stack).saturating_sub(bytes(then, *stack)),
+                    *stack,
+                )
+            })
+            .max()
+            .map(|(_, stack)| stack)
+    }
+
+    /// The last moment at or before `onset`, else the first.
+    fn before(&self, onset: Option<Time>) -> Option<&Moment> {
+        let after = onset.map_or(0, |t| self.moments.partition_point(|m| m.at <= t));
+        self.moments.get(after.saturating_sub(1))
     }
 }
 

@@ -321,3 +321,97 @@ proptest! {
         }
     }
 }
+
+/// A heap profile of equal jobs, each under its own tag at the same two stacks: live and
+/// allocated objects of 64 KiB for each job, every one sampled.
+fn jobs_profile(jobs: &[(u64, u64)]) -> Profile {
+    let mut p = Profile {
+        period: 1,
+        ..Profile::default()
+    };
+    for kind in [
+        "alloc_objects",
+        "alloc_space",
+        "inuse_objects",
+        "inuse_space",
+    ] {
+        let kind = p.intern(kind);
+        p.sample_types.push(ValueType {
+            kind,
+            ..ValueType::default()
+        });
+    }
+    for name in ["job.parse", "job.read"] {
+        let name = p.intern(name);
+        p.functions.push(Function {
+            name,
+            ..Function::default()
+        });
+        p.lines.push(Line {
+            function: FunctionId(p.functions.len() as u32 - 1),
+            ..Line::default()
+        });
+        p.locations.push(Location {
+            first_line: p.lines.len() as u32 - 1,
+            line_count: 1,
+            ..Location::default()
+        });
+    }
+    p.stacks.intern(&[LocationId(0)]);
+    p.stacks.intern(&[LocationId(1)]);
+    let key = p.intern("tag");
+    for (job, &(live, born)) in jobs.iter().enumerate() {
+        let value = LabelValue::Text(p.intern(&format!("G{job:03}")));
+        let set = p.label_sets.intern(&[Label { key, value }]).unwrap();
+        for stack in 0..2 {
+            let half = |n: u64| (n + stack) / 2;
+            p.sample_stacks.push(StackId(stack as u32));
+            p.sample_labels.push(LabelSetId(set));
+            for n in [half(born), half(live)] {
+                p.values.extend([n as i64, (n << 16) as i64]);
+            }
+        }
+    }
+    p
+}
+
+/// Three minutes of a hundred jobs that each keep some 20 objects of many; from the
+/// fiftieth second on, job 17 keeps `leak` more of them every second.
+fn watch_jobs(leak: u64) -> Assessment {
+    let mut history = History::new(Settings::every(Duration::from_secs(5)));
+    let mut rng = Rng(7);
+    let mut born = [0u64; 100];
+    for point in 0..44u64 {
+        let seconds = 5 * point;
+        let jobs: Vec<(u64, u64)> = (0..100)
+            .map(|job| {
+                born[job] += rng.poisson(220.0);
+                let leaked = if job == 17 {
+                    seconds.saturating_sub(50) * leak
+                } else {
+                    0
+                };
+                (rng.poisson(20.0) + leaked, born[job])
+            })
+            .collect();
+        history.heap(at(seconds as f64), &jobs_profile(&jobs));
+    }
+    history.assess()
+}
+
+#[test]
+fn one_job_of_many_leaks() {
+    let found = watch_jobs(1);
+    let named: Vec<&(String, String)> = found.stacks.iter().flat_map(|s| &s.labels).collect();
+    assert_eq!(
+        named,
+        [&("tag".to_owned(), "G017".to_owned())],
+        "{:#?}",
+        found.stacks
+    );
+}
+
+#[test]
+fn equal_jobs_are_healthy() {
+    assert_eq!(watch_jobs(0).stacks, []);
+}

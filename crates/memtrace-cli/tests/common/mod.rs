@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// What the profiles of the services in the tests require.
-const TOKEN: &str = "a-token-of-the-tests";
+pub const TOKEN: &str = "a-token-of-the-tests";
 
 /// The memtrace program, which knows the token of the services.
 pub fn memtrace() -> Command {

@@ -318,6 +318,24 @@ impl Scraper {
         .await
     }
 
+    /// The heap profile as text with the memory statistics, as [`Self::mem_stats`] gives
+    /// it; after a collection where [`Options::gc`] asks for one.
+    ///
+    /// # Errors
+    /// As for [`Self::heap`].
+    pub async fn heap_text(&mut self) -> Result<Fetched, ScrapeError> {
+        let path = match self.options.gc {
+            true => "pprof/heap?gc=1&debug=1",
+            false => "pprof/heap?debug=1",
+        };
+        self.fetch(Ask {
+            path,
+            form: Form::Text,
+            once: false,
+        })
+        .await
+    }
+
     /// Names of the functions at code addresses of the service
     /// (`/debug/pprof/symbol`); an address it does not know has none.
     ///

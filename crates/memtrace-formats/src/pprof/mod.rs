@@ -12,7 +12,7 @@ mod wire;
 
 use memtrace_model::Profile;
 
-pub use text::{MemStats, RuntimeCalls, runtime_calls};
+pub use text::{MemStats, RuntimeCalls, runtime_calls, with_runtime_calls};
 
 use crate::gzip::{self, Limits, Stop, Window};
 use crate::{Error, Warning};

@@ -525,6 +525,7 @@ fn go_heap_text_has_names_and_gauges() {
         # Alloc = 1\n# HeapAlloc = 3036232\n# HeapInuse = 3702784\n# HeapSys = 8060928\n\
         # Stack = 327680 / 327681\n# Sys = 13203720\n# NextGC = 4194304\n\
         # LastGC = 1795425584202760291\n# PauseNs = [5 7 0]\n# NumGC = 4\n\
+        # PauseEnd = [1795425584202760291 8 9]\n\
         # GCCPUFraction = 0.25\n# MaxRSS = 21860352\n# Odd\n# NumForcedGC = x\n";
     let parsed = parse(text.as_bytes()).unwrap();
     assert_eq!(parsed.warnings, [Warning::Lines { first: 8, count: 2 }]);
@@ -542,6 +543,8 @@ fn go_heap_text_has_names_and_gauges() {
     );
     assert_eq!(stats.gc_cpu_fraction, 0.25);
     assert_eq!((stats.max_rss, stats.num_forced_gc), (21_860_352, 0));
+    // The fourth collection ended where the ring begins anew.
+    assert_eq!(stats.last_gc_but_one, 9);
 
     let p = &parsed.profile;
     assert_eq!(p.period, 524_288);
@@ -564,6 +567,62 @@ fn go_heap_text_has_names_and_gauges() {
     // 16 bytes are met once in 32768.
     assert_eq!(p.row(0), [32768, 524_296, 32768, 524_296]);
     round_trip(p);
+}
+
+/// A function that calls itself returns to one address at each level, like calls that were
+/// inlined into each other.
+#[test]
+fn recursion_in_text_is_no_inlining() {
+    let frame = |name| format!("#\t0x40b000\tmain.{name}+0x20\t\t/app/main.go:9\n");
+    let level = frame("inlined") + &frame("recursive");
+    let record = |levels: usize| {
+        let addresses = " 0x40b001".repeat(levels);
+        format!("1: 16 [1: 16] @{addresses}\n{}\n", level.repeat(levels))
+    };
+    let text = format!(
+        "heap profile: 2: 48 [5: 4144] @ heap/1048576\n{}{}",
+        record(3),
+        record(1)
+    );
+    let p = parse(text.as_bytes()).unwrap().profile;
+    let depth = |stack| p.frames(StackId(stack)).count();
+    assert_eq!((depth(0), depth(1)), (6, 2));
+    assert_eq!(p.locations.len(), 1);
+}
+
+#[test]
+fn calls_into_the_runtime_can_be_kept_and_named() {
+    let text = b"heap profile: 2: 48 [5: 4144] @ heap/1048576\n\
+        1: 16 [1: 16] @ 0x40a0c8 0x40b001 0x40c001 0x484821\n\
+        #\t0x40b000\tmain.leak+0x47\t\t/app/main.go:12\n\
+        #\t0x40c000\tmain.main+0x10\t\t/app/main.go:30\n\
+        \n\
+        1: 32 [4: 4128] @ 0x40a0c8 0x40d001\n\
+        #\t0x40f000\tmain.elsewhere+0x47\t\t/app/main.go:12\n\
+        \n\
+        1: 32 [4: 4128] @ 0x40a0c8\n\
+        #\t0x40a0c7\truntime.mallocgc+0x7\t\t/go/malloc.go:12\n";
+    let mut p = with_runtime_calls(text).unwrap().profile;
+    let names = [(0x40_a0c7, "runtime.mallocgc".to_owned()), (7, "x".into())];
+    p.name_addresses(&names.into());
+    let functions = |p: &Profile, stack| -> Vec<String> {
+        p.frames(StackId(stack))
+            .map(|f| f.function.into())
+            .collect()
+    };
+    assert_eq!(
+        functions(&p, 0),
+        ["runtime.mallocgc", "main.leak", "main.main"]
+    );
+    assert_eq!(functions(&p, 1), ["main.elsewhere"]);
+    // What another stack shows does not change what this one is.
+    let files = |stack| p.frames(StackId(stack)).map(|f| f.file).next();
+    assert_eq!((files(0), files(2)), (Some(""), Some("/go/malloc.go")));
+    assert_eq!(
+        functions(&parse(text).unwrap().profile, 0),
+        ["main.leak", "main.main"]
+    );
+    assert!(with_runtime_calls(b"goroutine profile: total 1\n").is_none());
 }
 
 #[test]

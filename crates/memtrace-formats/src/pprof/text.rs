@@ -113,6 +113,19 @@ fn unsample(count: i64, size: i64, rate: i64) -> (i64, i64) {
 
 /// Go's and tcmalloc's heap text.
 pub(super) fn heap(text: &str) -> Option<Parsed> {
+    heap_with(text, false)
+}
+
+/// Reads `heap?debug=1` of Go like [`parse`](super::parse), but the calls into the runtime
+/// that Go leaves out of every symbolised form stay at the leaf of their stacks, as
+/// locations without a name ([`memtrace_model::Profile::name_addresses`]). `None` when it
+/// is no such text.
+#[must_use]
+pub fn with_runtime_calls(text: &[u8]) -> Option<Parsed> {
+    heap_with(&String::from_utf8_lossy(text), true)
+}
+
+fn heap_with(text: &str, with_runtime: bool) -> Option<Parsed> {
     let mut lines = text.lines().enumerate().peekable();
     let header = lines
         .by_ref()
@@ -161,7 +174,7 @@ pub(super) fn heap(text: &str) -> Option<Parsed> {
         }];
         // A stack address is where the call returns to; one byte less is the call.
         let addresses = addresses.iter().map(|a| a.wrapping_sub(1));
-        b.sample(&values, addresses, &frames.frames, &labels);
+        b.sample(&values, addresses, &frames.frames, &labels, with_runtime);
     }
     b.memory_map(maps::entries(text));
     b.legacy_frames();
@@ -339,7 +352,7 @@ pub(super) fn count(text: &str) -> Option<Parsed> {
             })
             .collect();
         let addresses = addresses.iter().map(|a| a.wrapping_sub(1));
-        b.sample(&[count], addresses, &comments.frames, &labels);
+        b.sample(&[count], addresses, &comments.frames, &labels, false);
     }
     b.memory_map(maps::entries(text));
     b.legacy_frames();

@@ -23,6 +23,9 @@ pub(super) struct Frame<'a> {
 pub(super) struct Builder {
     pub(super) profile: Profile,
     by_address: HashMap<u64, LocationId>,
+    /// Calls into the runtime that are left out here, but may be shown on a stack that
+    /// has nothing else: they stay bare, so that a stack is the same in every reading.
+    left_out: HashMap<u64, LocationId>,
     functions: HashMap<Function, FunctionId>,
     full: u64,
 }
@@ -39,22 +42,39 @@ impl Builder {
     }
 
     /// Adds a sample. Where `frames` are given they are the stack: Go leaves out
-    /// what belongs to the runtime, as it does in the protocol buffer.
+    /// what belongs to the runtime, as it does in the protocol buffer. With
+    /// `with_runtime` the calls that it leaves out at the leaf stay, as bare addresses.
     pub(super) fn sample(
         &mut self,
         values: &[i64],
         addresses: impl Iterator<Item = u64>,
         frames: &[Frame<'_>],
         labels: &[Label],
+        with_runtime: bool,
     ) {
-        let stack: Vec<LocationId> = if frames.is_empty() {
-            addresses.map(|a| self.location(a)).collect()
+        let stack: Vec<LocationId> = if let Some(first) = frames.first() {
+            let mut addresses = addresses.peekable();
+            let mut stack = Vec::new();
+            while let Some(a) = addresses.next_if(|&a| with_runtime && a != first.address) {
+                stack.push(location(&mut self.profile, &mut self.left_out, a));
+            }
+            // A shown frame that is no address of the stack: nothing is left out.
+            if addresses.peek().is_none() {
+                stack.clear();
+            }
+            let mut rest = frames;
+            while let Some(first) = rest.first() {
+                // Frames of one address are calls inlined into each other, unless the
+                // first of them comes again: no function is inlined into itself.
+                let inlined = |f: &&Frame<'_>| f.address == first.address && f.name != first.name;
+                let count = 1 + rest[1..].iter().take_while(inlined).count();
+                let (calls, outer) = rest.split_at(count);
+                stack.push(self.symbolised(calls));
+                rest = outer;
+            }
+            stack
         } else {
-            // Frames of one address are calls inlined into each other.
-            frames
-                .chunk_by(|a, b| a.address == b.address)
-                .map(|calls| self.symbolised(calls))
-                .collect()
+            addresses.map(|a| self.location(a)).collect()
         };
         let p = &mut self.profile;
         let (Some(stack), Some(labels)) = (p.stacks.intern(&stack), p.label_sets.intern(labels))
@@ -69,14 +89,7 @@ impl Builder {
 
     /// The location of an address.
     pub(super) fn location(&mut self, address: u64) -> LocationId {
-        let locations = &mut self.profile.locations;
-        *self.by_address.entry(address).or_insert_with(|| {
-            locations.push(Location {
-                address,
-                ..Location::default()
-            });
-            LocationId(locations.len() as u32 - 1)
-        })
+        location(&mut self.profile, &mut self.by_address, address)
     }
 
     fn symbolised(&mut self, calls: &[Frame<'_>]) -> LocationId {
@@ -230,6 +243,21 @@ impl Builder {
         }
         parsed
     }
+}
+
+fn location(
+    profile: &mut Profile,
+    known: &mut HashMap<u64, LocationId>,
+    address: u64,
+) -> LocationId {
+    let locations = &mut profile.locations;
+    *known.entry(address).or_insert_with(|| {
+        locations.push(Location {
+            address,
+            ..Location::default()
+        });
+        LocationId(locations.len() as u32 - 1)
+    })
 }
 
 /// Names of allocators: POSIX, tcmalloc, macOS, the C++ library, Go's runtime.

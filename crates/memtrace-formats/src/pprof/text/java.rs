@@ -59,7 +59,7 @@ pub(in crate::pprof) fn java_heap(text: &str) -> Option<Parsed> {
             value: LabelValue::Number(size / count, Default::default()),
         }];
         let (count, size) = unsample(count, size, RATE);
-        b.sample(&[count, size], stack.into_iter(), &[], &labels);
+        b.sample(&[count, size], stack.into_iter(), &[], &labels, false);
     }
     // The numbers name rows of the table; they are no addresses once they are resolved.
     for l in &mut b.profile.locations {

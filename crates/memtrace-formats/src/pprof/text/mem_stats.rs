@@ -48,11 +48,16 @@ pub struct MemStats {
     pub gc_cpu_fraction: f64,
     /// Greatest resident set so far, bytes, where the system tells it.
     pub max_rss: u64,
+    /// End of the last collection but one, nanoseconds since the Unix epoch; 0 before
+    /// the second. A heap profile counts what was allocated until then, or, where the
+    /// program itself asked for the last collection, until that (`runtime/mprof.go`).
+    pub last_gc_but_one: u64,
 }
 
 /// Reads lines like `# HeapAlloc = 4096`.
 pub(super) fn read<'a>(lines: impl Iterator<Item = &'a str>) -> MemStats {
     let mut stats = MemStats::default();
+    let mut ends: Vec<u64> = Vec::new();
     for line in lines {
         let Some((name, value)) = line
             .trim()
@@ -92,10 +97,20 @@ pub(super) fn read<'a>(lines: impl Iterator<Item = &'a str>) -> MemStats {
                     stats.pause_max = stats.pause_max.max(pause);
                 }
             }
+            // A ring: the collection with number n is at n − 1, modulo its length.
+            "PauseEnd" => {
+                let numbers = value.trim_matches(['[', ']']).split_ascii_whitespace();
+                ends = numbers.map(|n| n.parse().unwrap_or(0)).collect();
+            }
             "GCCPUFraction" => stats.gc_cpu_fraction = value.parse().unwrap_or(0.0),
             "MaxRSS" => stats.max_rss = number(),
             _ => {}
         }
+    }
+    if let Some(before) = (stats.num_gc as usize).checked_sub(2)
+        && !ends.is_empty()
+    {
+        stats.last_gc_but_one = ends[before % ends.len()];
     }
     stats
 }
