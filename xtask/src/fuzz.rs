@@ -11,7 +11,7 @@ use std::process::Command;
 
 use crate::tools::{Outcome, cargo, output, root, run as run_command, target_dir};
 
-const TARGETS: [&str; 3] = ["pprof", "text", "folded"];
+const TARGETS: [&str; 4] = ["pprof", "text", "folded", "goexe"];
 
 const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -103,6 +103,11 @@ fn write_seeds(target: &str, folder: &Path) -> Outcome {
             "seed".as_ref(),
             b"main;a b;c 5\nmain;d 7.5\n# note\nmain;d;main -2\n",
         );
+    }
+    if target == "goexe" {
+        let seed = root().join("crates/memtrace-formats/tests/fixtures/tiny.goexe");
+        let bytes = std::fs::read(&seed).map_err(|e| format!("{}: {e}", seed.display()))?;
+        return write("seed".as_ref(), &bytes);
     }
     if target == "text" {
         write("forms".as_ref(), FORMS.as_bytes())?;

@@ -25,6 +25,12 @@ pub enum Error {
         /// What the input is.
         what: &'static str,
     },
+    /// Choose another file: this is no Go program whose table of functions can be read.
+    #[error("not a Go program that can be read: {what}")]
+    NotAGoProgram {
+        /// What is missing or wrong.
+        what: String,
+    },
     /// Ask the producer again: there is nothing at all.
     #[error("the profile is empty: no byte was received")]
     Empty,
@@ -185,6 +191,9 @@ mod tests {
             },
             Error::Unsupported {
                 what: "a thread dump",
+            },
+            Error::NotAGoProgram {
+                what: "no code".into(),
             },
             Error::Empty,
             Error::Damaged {

@@ -10,7 +10,8 @@
 //!
 //! What this crate hides: compression, the wire format of protocol buffers, the
 //! text forms that came before pprof's message, their quirks, and what is done
-//! about damage. It does no I/O and knows no target; it takes and gives bytes.
+//! about damage. It does no I/O and knows no target; it takes and gives bytes. Beside
+//! profiles it reads the function table of a Go program ([`goexe`]).
 //!
 //! Damaged input gives what could be read and a list of [`Warning`]s. An
 //! [`Error`] comes only where nothing is usable. Memory grows with the bytes that
@@ -19,6 +20,7 @@
 
 mod error;
 pub mod folded;
+pub mod goexe;
 mod gzip;
 pub mod pprof;
 pub mod sdk;

@@ -97,6 +97,15 @@ gauges! {
     RuntimeSys = "runtime_sys",
     /// Completed GC cycles.
     GcCycles = "gc_cycles",
+    /// Resident bytes of the Go runtime's own mappings, its heap above all.
+    RssGo = "rss_go",
+    /// Resident bytes of the break segment: the first arena of C's malloc.
+    RssBrk = "rss_brk",
+    /// Resident bytes of the further arenas of C's malloc.
+    RssArenas = "rss_arenas",
+    /// Resident bytes of all other anonymous mappings: large blocks of C's malloc, the
+    /// program's own.
+    RssAnon = "rss_anon",
     /// Bytes that a garbage collection found alive, exact (memtrace SDK).
     HeapLive = "heap_live",
     /// Finalizers and cleanups that are due and not yet run (memtrace SDK).

@@ -14,9 +14,9 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
-use crate::runtime_calls;
 use crate::sdk::Sdk;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
+use crate::{program, runtime_calls};
 
 /// The text form of a heap profile stops the world for its memory statistics:
 /// never more often than this.
@@ -162,6 +162,8 @@ struct Life {
     clock: Clock,
     /// When calls into the runtime were asked for.
     asked: Option<Instant>,
+    /// Whether the program's file was read, or tried.
+    code_read: bool,
     sdk: Sdk,
     notes: Vec<String>,
 }
@@ -203,6 +205,7 @@ impl Life {
             lost: None,
             gone_for_good: false,
             asked: None,
+            code_read: false,
             sdk: Sdk::default(),
             notes,
         })
@@ -354,6 +357,16 @@ impl Life {
         if self.history.hides_calls(&assessment) {
             self.learn_calls().await;
         }
+        let grows = !assessment.stacks.is_empty() || assessment.native.is_some();
+        if grows
+            && !self.code_read
+            && let Some(process) = &self.process
+        {
+            self.code_read = true;
+            if let Some(code) = program::code(process).await {
+                self.history.set_code(code);
+            }
+        }
         let seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
         let news = self.ledger.update(seen, at);
         self.tell(news).await;
@@ -374,7 +387,7 @@ impl Life {
             return;
         }
         self.asked = Some(Instant::now());
-        if let Ok(calls) = runtime_calls::fetch(&mut self.scraper).await {
+        if let Ok(calls) = runtime_calls::fetch(&mut self.scraper, self.process.as_ref()).await {
             self.history.runtime_calls(&calls);
         }
     }
@@ -400,7 +413,14 @@ impl Life {
             return Gauges::default();
         };
         match process.read() {
-            Ok(gauges) => gauges,
+            Ok(mut gauges) => {
+                if self.history.native_suspected()
+                    && let Some(owners) = process.rss_by_owner()
+                {
+                    gauges.extend(&owners);
+                }
+                gauges
+            }
             Err(_) if process.check().is_ok() => Gauges::default(),
             Err(_) if matches!(self.target, Target::Pid(_)) => {
                 let reason = format!("process {} has ended", process.pid());
@@ -422,6 +442,7 @@ impl Life {
             return;
         };
         self.process = process(&place);
+        self.code_read = false;
         if let Some(endpoint) = place.endpoint
             && endpoint != *self.scraper.endpoint()
             && let Ok(scraper) = Scraper::new(endpoint, self.plan.access.clone())

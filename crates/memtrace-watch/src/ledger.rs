@@ -145,9 +145,10 @@ impl Ledger {
     }
 }
 
-/// Whether two findings speak of the same cause: the same culprit seen by the same means.
+/// Whether two findings speak of the same cause: the same culprit seen by the same
+/// means. A process grows outside its heap once.
 fn same(a: &Finding, b: &Finding) -> bool {
-    a.source == b.source && culprit(a) == culprit(b)
+    a.source == b.source && (a.source == SampleKind::Process || culprit(a) == culprit(b))
 }
 
 /// Whether two findings may speak of one cause, one of them more sharply: one culprit
@@ -201,7 +202,13 @@ fn refresh(finding: &mut Finding, new: Finding) {
 
 /// Whether `new` recognises less than `old` did.
 fn weaker(new: &Finding, old: &Finding) -> bool {
-    new.pattern == Pattern::Growth && old.pattern != Pattern::Growth
+    let sharpness = |f: &Finding| match f.pattern {
+        Pattern::Growth => 0,
+        // Whose container or memory it is is told by less than the whole evidence.
+        Pattern::MapBloat | Pattern::SliceGrowth | Pattern::NativeGrowth => 1,
+        _ => 2,
+    };
+    sharpness(new) < sharpness(old)
 }
 
 fn culprit(f: &Finding) -> Option<&str> {

@@ -8,6 +8,7 @@
 mod engine;
 mod keeper;
 mod ledger;
+mod program;
 mod runtime_calls;
 mod sdk;
 

@@ -3,22 +3,33 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use memtrace_collect::{ScrapeError, Scraper};
+use memtrace_collect::{Process, ScrapeError, Scraper};
 use memtrace_formats::pprof;
 
+use crate::program;
+
 /// For the functions and lines that a stack shows, the leaf first, the runtime
-/// functions that it leaves out. Two requests.
+/// functions that it leaves out. Two requests; where a service has no symbol page, the
+/// file of its `process` has the names.
 pub(crate) async fn fetch(
     scraper: &mut Scraper,
+    process: Option<&Process>,
 ) -> Result<HashMap<Vec<(String, i64)>, Vec<String>>, ScrapeError> {
     let text = scraper.mem_stats().await?;
     let mut stacks = pprof::runtime_calls(&text.body);
     // Of stacks that look alike, the one that holds most speaks.
     stacks.sort_by_key(|s| s.live_bytes);
     let addresses: BTreeSet<u64> = stacks.iter().flat_map(|s| &s.addresses).copied().collect();
-    let names = scraper
-        .symbols(&addresses.into_iter().collect::<Vec<_>>())
-        .await?;
+    let addresses: Vec<u64> = addresses.into_iter().collect();
+    let names = match (scraper.symbols(&addresses).await, process) {
+        (Ok(names), _) => names,
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(process)) => {
+            let found = program::names(process, addresses.clone()).await;
+            let named = addresses.into_iter().zip(found.ok_or(error)?);
+            named.filter(|(_, name)| !name.is_empty()).collect()
+        }
+    };
     let name = |a: &u64| names.get(a).cloned();
     Ok(stacks
         .iter()

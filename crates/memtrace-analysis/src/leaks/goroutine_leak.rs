@@ -31,6 +31,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
                  response body, connection, ticker or watcher that is opened and never closed \
                  (defer resp.Body.Close())."
             ),
+            stack: None,
         });
     }
     let way_out = match reason {
@@ -53,5 +54,6 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
         pattern: Pattern::GoroutineLeak,
         evidence,
         advice: format!("{entry} never ends once its caller has gone: {way_out}."),
+        stack: None,
     })
 }

@@ -19,5 +19,6 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
             "Find who still refers to what {at} allocates: a registered callback or closure, a global, a cache \
              without a bound. Release it when the work it belongs to ends."
         ),
+        stack: None,
     })
 }

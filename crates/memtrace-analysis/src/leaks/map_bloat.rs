@@ -22,6 +22,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
             "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (G01X10.5 and \
              G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
         ),
+        stack: None,
     })
 }
 
@@ -35,7 +36,7 @@ fn large_table(stack: &[Frame], growth: &StackGrowth) -> bool {
         || growth.live_bytes >= LARGE_TABLE * growth.live_objects.max(1)
 }
 
-fn assigns_to_map(function: &str) -> bool {
+pub(super) fn assigns_to_map(function: &str) -> bool {
     function.starts_with("runtime.mapassign")
         || function.starts_with("internal/runtime/maps.")
         || matches!(

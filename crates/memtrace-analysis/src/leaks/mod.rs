@@ -4,16 +4,26 @@
 //! One file per pattern; [`DETECTORS`] is the list, the specific before the
 //! general: the first that recognises a site names it.
 
+mod code;
+mod finalizer_backlog;
 mod goroutine_leak;
 mod growth;
+mod listener_retention;
 mod map_bloat;
+mod native_growth;
+mod pool_misuse;
 mod slice_growth;
 pub(crate) mod symbols;
 mod tags;
+#[cfg(test)]
+mod tests;
 
 use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status, Tier, Time};
 
 use crate::series::{Assessment, Exhaustion, History, StackGrowth};
+
+pub use code::Code;
+pub(crate) use symbols::culprit;
 
 /// Names the cause of a site, where it recognises it.
 type Detector = fn(&Site<'_>) -> Option<Cause>;
@@ -21,6 +31,10 @@ type Detector = fn(&Site<'_>) -> Option<Cause>;
 /// All patterns, the specific before the general.
 const DETECTORS: &[Detector] = &[
     goroutine_leak::detect,
+    finalizer_backlog::detect,
+    native_growth::detect,
+    pool_misuse::detect,
+    listener_retention::detect,
     map_bloat::detect,
     slice_growth::detect,
     growth::detect,
@@ -31,10 +45,13 @@ struct Cause {
     pattern: Pattern,
     evidence: Vec<String>,
     advice: String,
+    /// The stack that shows it, where that is not the site's main one.
+    stack: Option<Vec<Frame>>,
 }
 
 /// Stacks that grow together for one reason.
 struct Site<'a> {
+    history: &'a History,
     kind: SampleKind,
     members: Vec<Member<'a>>,
     objects_per_min: f64,
@@ -54,8 +71,9 @@ struct Member<'a> {
 const GOROUTINE_STACK: f64 = 2048.0;
 
 impl<'a> Site<'a> {
-    fn new(kind: SampleKind, members: Vec<Member<'a>>) -> Self {
+    fn new(history: &'a History, kind: SampleKind, members: Vec<Member<'a>>) -> Self {
         let mut site = Self {
+            history,
             kind,
             members,
             objects_per_min: 0.0,
@@ -87,6 +105,26 @@ impl<'a> Site<'a> {
         let found =
             |m: &&Member<'_>| symbols::callee_frames(m.stack).any(grows) && part(m.stack, m.growth);
         self.members.iter().find(found).map(|m| m.stack)
+    }
+
+    /// What the program's code calls, where it is known.
+    fn code(&self) -> Option<&'a Code> {
+        self.history.code()
+    }
+
+    /// Whether a function calls one for which `is` holds: by its code or, where that is
+    /// unknown, on a stack.
+    fn calls(&self, function: &str, is: fn(&str) -> bool) -> bool {
+        match self.code() {
+            Some(code) => code.callee(function, is).is_some(),
+            None => self.history.seen_calling(function, is),
+        }
+    }
+
+    /// Heap stacks that grew since this site did.
+    fn heap_growing_along(&self) -> Vec<&'a [Frame]> {
+        let onset = self.main().and_then(|m| m.growth.onset);
+        self.history.grown_since(onset)
     }
 
     /// Every stack of the site, the one that grows most first.
@@ -166,11 +204,14 @@ pub fn findings(
         stack: history.frames(growth.key),
     };
     let exhaustion = history.exhaustion(assessment, limit);
+    let native = |growth| Site::new(history, SampleKind::Process, vec![member(growth)]);
     let mut found: Vec<Finding> = sites(
+        history,
         assessment.stacks.iter().map(member).collect(),
         assessment.companions.iter().map(member).collect(),
     )
     .iter()
+    .chain(&assessment.native.as_ref().map(native))
     .filter_map(|site| {
         let mut found = finding(site, exhaustion.as_ref(), target, now)?;
         tags::name(history, site, &mut found);
@@ -212,7 +253,11 @@ pub fn rank(findings: &mut [Finding]) {
 /// growing function's callees allocate, with that function; what the heap holds
 /// for piled-up goroutines, with those goroutines. `companions` found no verdict of
 /// their own: they only add to a site.
-fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<'a>> {
+fn sites<'a>(
+    history: &'a History,
+    members: Vec<Member<'a>>,
+    companions: Vec<Member<'a>>,
+) -> Vec<Site<'a>> {
     let (goroutines, heap): (Vec<_>, Vec<_>) = members
         .into_iter()
         .partition(|m| m.growth.source == SampleKind::Goroutine);
@@ -271,7 +316,7 @@ fn sites<'a>(members: Vec<Member<'a>>, companions: Vec<Member<'a>>) -> Vec<Site<
     }
     groups
         .into_iter()
-        .map(|(kind, group)| Site::new(kind, group))
+        .map(|(kind, group)| Site::new(history, kind, group))
         .collect()
 }
 
@@ -344,6 +389,7 @@ fn finding(
         .collect();
     let explains = match site.kind {
         SampleKind::Goroutine if own.len() == site.members.len() => main.explains,
+        SampleKind::Process => main.explains,
         _ => site
             .members
             .iter()
@@ -355,7 +401,7 @@ fn finding(
     let half = |pick: fn(&StackGrowth) -> f64| {
         site.members
             .iter()
-            .filter(|m| m.growth.source == SampleKind::Heap)
+            .filter(|m| m.growth.source != SampleKind::Goroutine)
             .map(|m| pick(m.growth).powi(2))
             .sum::<f64>()
             .sqrt()
@@ -370,9 +416,12 @@ fn finding(
     };
     // The stack that stands for the site must show the cause: for a container, the
     // function that fills it, even where its contents weigh more.
-    let stack = symbols::culprit(site.main_stack())
-        .map_or_else(|| site.main_stack(), |_| shown_stack(site, &cause));
-    let mut evidence = cause.evidence;
+    let stack = match &cause.stack {
+        Some(stack) => stack,
+        None => symbols::culprit(site.main_stack())
+            .map_or_else(|| site.main_stack(), |_| shown_stack(site, &cause)),
+    };
+    let mut evidence = cause.evidence.clone();
     evidence.extend(main.evidence.iter().cloned());
     if site.members.len() > 1 {
         evidence.push(format!(
@@ -436,7 +485,7 @@ fn shown_stack<'a>(site: &Site<'a>, cause: &Cause) -> &'a [Frame] {
                 .iter()
                 .find(|m| std::ptr::eq(m.stack, stack))
                 .copied();
-            let single = Site::new(site.kind, member.into_iter().collect());
+            let single = Site::new(site.history, site.kind, member.into_iter().collect());
             DETECTORS
                 .iter()
                 .find_map(|detect| detect(&single))

@@ -19,6 +19,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
             "Bound the slice in {owner}: keep a ring of fixed length or cut the old part off with a copy \
              (a re-slice keeps the whole array alive), and remove entries when their owner is done."
         ),
+        stack: None,
     })
 }
 
@@ -31,7 +32,7 @@ fn few_and_large(_: &[Frame], growth: &StackGrowth) -> bool {
     growth.live_objects <= FEW && growth.live_bytes >= LARGE * growth.live_objects.max(1)
 }
 
-fn grows_slice(function: &str) -> bool {
+pub(super) fn grows_slice(function: &str) -> bool {
     matches!(
         function,
         "runtime.growslice" | "runtime.growsliceNoAlias" | "bytes.growSlice"

@@ -57,25 +57,19 @@ const STANDARD: &[&str] = &[
     "weak",
 ];
 
-/// The import path of a function's package.
-pub(crate) fn package(function: &str) -> &str {
-    // The package path ends at the first dot after the last slash; a generic
-    // argument in brackets may hold slashes of its own.
-    let path = function.split('[').next().unwrap_or(function);
-    let package_end = path.rfind('/').map_or(0, |slash| slash + 1).saturating_add(
-        path.rsplit('/')
-            .next()
-            .and_then(|last| last.find('.'))
-            .unwrap_or(0),
-    );
-    &path[..package_end]
-}
-
 /// Whether the function belongs to the Go runtime or standard library.
 pub(crate) fn is_standard(function: &str) -> bool {
     let package = package(function);
     let first = package.split('/').next().unwrap_or(package);
     STANDARD.contains(&first)
+}
+
+/// A package path ends at the first dot after the last slash; a generic argument in
+/// brackets may hold slashes of its own.
+fn package_end(function: &str) -> usize {
+    let path = function.split('[').next().unwrap_or(function);
+    let last = path.rfind('/').map_or(0, |slash| slash + 1);
+    last + path[last..].find('.').unwrap_or(0)
 }
 
 /// The first frame that is neither runtime nor standard library: the code that a
@@ -99,6 +93,7 @@ pub(crate) fn enclosing(function: &str) -> &str {
         let number = last
             .strip_prefix("func")
             .or(last.strip_prefix("gowrap"))
+            .or(last.strip_prefix("deferwrap"))
             .unwrap_or(last);
         // The body of a range-over-func loop is `func2-range1`.
         let number = number.split('-').next().unwrap_or(number);
@@ -109,6 +104,38 @@ pub(crate) fn enclosing(function: &str) -> &str {
         name = outer;
     }
     name
+}
+
+/// The package of a function: `a/b.(*T).Run` → `a/b`.
+pub(crate) fn package(function: &str) -> &str {
+    &function[..package_end(function)]
+}
+
+/// The type that a method belongs to, with its package: `a/b.(*T).Run.func1` → `a/b.T`.
+/// `None` of a plain function.
+pub(crate) fn receiver(function: &str) -> Option<String> {
+    let package = package(function);
+    let rest = enclosing(function).get(package.len() + 1..)?;
+    let (receiver, _) = match rest.find("[").filter(|_| rest.ends_with(']')) {
+        Some(arguments) => rest[..arguments].rsplit_once('.')?,
+        None => rest.rsplit_once('.')?,
+    };
+    let name = receiver.trim_start_matches("(*").trim_end_matches(')');
+    // Of a generic type, without its arguments.
+    let name = name.split('[').next().unwrap_or(name);
+    Some(format!("{package}.{name}"))
+}
+
+/// The last part of a name: of a method without its type, of a function without its
+/// package, of an instance without its arguments.
+pub(crate) fn short(function: &str) -> &str {
+    // A generic type in front of a method, or the function's own arguments at the end.
+    let end = match function.find('[') {
+        Some(open) if function.ends_with(']') => open,
+        _ => function.len(),
+    };
+    let name = &function[..end];
+    name.rsplit_once('.').map_or(name, |(_, last)| last)
 }
 
 /// What a blocked goroutine waits for, in the runtime's own words, told from the
@@ -179,12 +206,37 @@ mod tests {
             ("a/b.(*T).Run.func1", "a/b.(*T).Run"),
             ("a/b.(*T).Run.func1.2.3", "a/b.(*T).Run"),
             ("a/b.Run.gowrap2", "a/b.Run"),
+            ("a/b.Run.deferwrap1", "a/b.Run"),
             ("a/b.Run.func2-range1", "a/b.Run"),
             ("main.main", "main.main"),
             ("main.func1", "main"),
             ("", ""),
         ] {
             assert_eq!(enclosing(closure), function, "{closure}");
+        }
+    }
+
+    #[test]
+    fn parts_of_names() {
+        for (function, of, receiver_type, last) in [
+            ("a.io/b/c.(*T).Run", "a.io/b/c", Some("a.io/b/c.T"), "Run"),
+            ("a.io/b.(*T).Run.func1", "a.io/b", Some("a.io/b.T"), "func1"),
+            ("main.T.Run", "main", Some("main.T"), "Run"),
+            ("main.(*T[...]).Run", "main", Some("main.T"), "Run"),
+            ("main.run", "main", None, "run"),
+            ("main.run.func2", "main", None, "func2"),
+            (
+                "runtime.AddCleanup[go.shape.a/b.T]",
+                "runtime",
+                None,
+                "AddCleanup",
+            ),
+            ("malloc", "", None, "malloc"),
+            ("", "", None, ""),
+        ] {
+            assert_eq!(package(function), of, "{function}");
+            assert_eq!(receiver(function).as_deref(), receiver_type, "{function}");
+            assert_eq!(short(function), last, "{function}");
         }
     }
 

@@ -23,6 +23,7 @@ mod estimate;
 mod growing;
 mod heap;
 mod leaking;
+mod native;
 mod store;
 mod tags;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use heap::sampled_share;
 pub use store::Row;
 pub use tags::TagGrowth;
 
+use crate::leaks::Code;
 use store::{Column, Lane};
 
 /// How a process is judged.
@@ -86,6 +88,7 @@ pub struct History {
     calls_known: HashSet<StackKey>,
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
+    code: Option<Code>,
     tags: tags::Tags,
     /// The heap by labels instead of stacks: under churn, the growth of one job among
     /// many equal ones shows here first.
@@ -105,6 +108,8 @@ pub struct Assessment {
     /// did. They count where the calls show that they belong to it: a map beside
     /// what it holds, goroutines beside what they hold.
     pub companions: Vec<StackGrowth>,
+    /// Growth outside the Go heap, of [`SampleKind::Process`] and without a stack.
+    pub native: Option<StackGrowth>,
     /// The process as a whole.
     pub process: ProcessGrowth,
 }
@@ -195,6 +200,7 @@ impl History {
             frames: HashMap::new(),
             calls_known: HashSet::new(),
             found_before: HashMap::new(),
+            code: None,
             tags: tags::Tags::default(),
             labelled: Lane::default(),
             labels: HashMap::new(),
@@ -293,6 +299,8 @@ impl History {
         self.heap = Lane::default();
         self.goroutines = Lane::default();
         self.gauges.clear();
+        // Another build may have been started.
+        self.code = None;
         self.tags = tags::Tags::default();
         self.labelled = Lane::default();
         self.labels.clear();
@@ -365,6 +373,17 @@ impl History {
         }
     }
 
+    /// Tells what the program's code calls; a restart forgets it.
+    pub fn set_code(&mut self, code: Code) {
+        self.code = Some(code);
+    }
+
+    /// What the program's code calls, where it was told.
+    #[must_use]
+    pub fn code(&self) -> Option<&Code> {
+        self.code.as_ref()
+    }
+
     fn resolve(&mut self, profile: &Profile, rows: &[Row], stacks: &[StackId]) {
         for (row, &stack) in rows.iter().zip(stacks) {
             if row.live > 0 {
@@ -399,6 +418,7 @@ impl History {
         });
         Assessment {
             process: self.process(&stacks),
+            native: self.native(),
             stacks,
             companions,
         }
@@ -632,9 +652,8 @@ impl History {
         user_limit: Option<u64>,
     ) -> Option<Exhaustion> {
         let (now, heap) = (*self.heap.times.last()?, *self.heap.totals.last()?);
-        if assessment.stacks.is_empty() {
-            return None;
-        }
+        let found = || assessment.stacks.iter().chain(&assessment.native);
+        found().next()?;
         let value = |g: Gauge| Some(self.gauges.get(&g)?.last()?.1).filter(|v| *v > 0.0);
         // Without the process's own figure: what GOGC=100 lets the heap become.
         let usage_gauge = [Gauge::CgroupUsage, Gauge::Rss, Gauge::RuntimeSys]
@@ -662,7 +681,7 @@ impl History {
         if let (Some(total), Some(free)) = (value(Gauge::HostTotal), value(Gauge::HostAvailable)) {
             add("host", Some(total), total - free);
         }
-        let since = assessment.stacks.iter().filter_map(|s| s.onset).min();
+        let since = found().filter_map(|s| s.onset).min();
         let measured = usage_gauge
             .and_then(|g| self.gauges.get(&g))
             .and_then(|s| usage_slope(s, since));

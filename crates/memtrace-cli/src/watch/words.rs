@@ -1,6 +1,6 @@
 //! Findings in words, for both views.
 
-use memtrace_model::{Finding, Pattern, Status, Tier, Time};
+use memtrace_model::{Finding, Pattern, SampleKind, Status, Tier, Time};
 
 use crate::units::{bytes, span};
 
@@ -41,7 +41,11 @@ pub(super) fn tier(finding: &Finding) -> &'static str {
 /// `cnc/internal/gcode.(*Cache).Lookup  cache.go:87`
 pub(super) fn place(finding: &Finding) -> String {
     let frame = finding.culprit.as_ref().or(finding.stack.first());
-    frame.map_or("(no stack)".into(), |f| match f.file.rsplit('/').next() {
+    let no_stack = match finding.source {
+        SampleKind::Process => "(outside the Go heap)",
+        _ => "(no stack)",
+    };
+    frame.map_or(no_stack.into(), |f| match f.file.rsplit('/').next() {
         Some(file) if !file.is_empty() && f.line > 0 => {
             format!("{} ({file}:{})", f.function, f.line)
         }
@@ -114,9 +118,12 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
             finding.explains * 100.0
         ),
         format!(
-            "  live     {} in {} objects; confidence {:.1} %",
+            "  live     {} {}; confidence {:.1} %",
             bytes(finding.live_bytes as f64),
-            finding.live_objects,
+            match finding.source {
+                SampleKind::Process => "outside the Go heap".to_owned(),
+                _ => format!("in {} objects", finding.live_objects),
+            },
             finding.confidence * 100.0
         ),
     ];

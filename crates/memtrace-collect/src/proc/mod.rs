@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod exe;
+mod smaps;
 mod stat;
 
 use std::fs::File;
@@ -26,6 +27,8 @@ pub const SMAPS_GAP: Duration = Duration::from_secs(60);
 const SMALL: u64 = 64 * 1024;
 /// Enough for `environ` and `mountinfo` of any sane process.
 const LARGE: u64 = 4 * 1024 * 1024;
+/// `smaps` has some 700 bytes for each of at most 65,530 mappings (the kernel's default).
+const MAX_SMAPS: u64 = 64 * 1024 * 1024;
 
 /// Why a process could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +79,7 @@ pub struct Process {
     runtime_limit: Option<u64>,
     smaps_gap: Duration,
     last_smaps: Mutex<Option<Instant>>,
+    last_owners: Mutex<Option<Instant>>,
 }
 
 impl Process {
@@ -121,6 +125,7 @@ impl Process {
             runtime_limit: environ.and_then(|e| stat::go_memory_limit(&e)),
             smaps_gap: SMAPS_GAP,
             last_smaps: Mutex::new(None),
+            last_owners: Mutex::new(None),
         })
     }
 
@@ -243,22 +248,58 @@ impl Process {
         self.proc_root.join(self.pid.to_string())
     }
 
+    /// Resident memory by owner: [`Gauge::RssGo`], [`Gauge::RssBrk`],
+    /// [`Gauge::RssArenas`], [`Gauge::RssAnon`]. `None` within [`SMAPS_GAP`] of the last
+    /// time, and where the kernel refuses.
+    ///
+    /// To write `smaps` the kernel walks every page table of the target, some 20 ms for
+    /// each GB in small pages, and locks a mapping while it does: a target that maps
+    /// memory may wait for it. So this is for a process whose memory is in question, not
+    /// for every one.
+    #[must_use]
+    pub fn rss_by_owner(&self) -> Option<Gauges> {
+        if !due(&self.last_owners, SMAPS_GAP) {
+            return None;
+        }
+        let file = File::open(self.dir().join("smaps")).ok()?;
+        let gauges = smaps::classify(io::BufReader::new(file.take(MAX_SMAPS)));
+        self.check().ok()?;
+        Some(gauges)
+    }
+
+    /// A reader of the program's file, which stays readable after the file is removed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open_exe(&self) -> io::Result<File> {
+        File::open(self.dir().join("exe"))
+    }
+
+    /// Address and file offset of the first executable mapping of the program.
+    #[must_use]
+    pub fn exe_mapping(&self) -> Option<(u64, u64)> {
+        let path = self.exe.as_ref()?.path.to_str()?;
+        stat::exe_mapping(&read_text(&self.dir().join("maps"), LARGE).ok()?, path)
+    }
+
     fn pss(&self) -> Option<u64> {
-        if self.smaps_gap == Duration::MAX {
+        if self.smaps_gap == Duration::MAX || !due(&self.last_smaps, self.smaps_gap) {
             return None;
         }
-        let mut last = self
-            .last_smaps
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if last.is_some_and(|at| now.duration_since(at) < self.smaps_gap) {
-            return None;
-        }
-        *last = Some(now);
         let text = read_text(&self.dir().join("smaps_rollup"), SMALL).ok()?;
         stat::kib_field(&text, "Pss")
     }
+}
+
+/// Whether `gap` has passed since the last time that this was so.
+fn due(last: &Mutex<Option<Instant>>, gap: Duration) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    let due = last.is_none_or(|at| now.duration_since(at) >= gap);
+    if due {
+        *last = Some(now);
+    }
+    due
 }
 
 fn set(gauges: &mut Gauges, gauge: Gauge, value: Option<u64>) {

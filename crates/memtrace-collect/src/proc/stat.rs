@@ -83,6 +83,21 @@ pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
     value.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// Address and file offset of the first executable mapping of `path` in
+/// `/proc/PID/maps`; the kernel marks a file that was removed.
+pub(super) fn exe_mapping(maps: &str, path: &str) -> Option<(u64, u64)> {
+    maps.lines().find_map(|line| {
+        let mut fields = line.splitn(6, ' ');
+        let (start, _) = fields.next()?.split_once('-')?;
+        let permissions = fields.next()?;
+        let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let name = fields.nth(2)?.trim_start();
+        let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+        (permissions.contains('x') && name == path)
+            .then_some((u64::from_str_radix(start, 16).ok()?, offset))
+    })
+}
+
 /// GOMEMLIMIT in `/proc/PID/environ`, bytes. Nothing else is looked at.
 pub(super) fn go_memory_limit(environ: &[u8]) -> Option<u64> {
     let value = environ
@@ -217,6 +232,19 @@ mod tests {
         );
         assert_eq!(go_memory_limit(b"XGOMEMLIMIT=1GiB\0GOMEMLIMIT=\xff"), None);
         assert_eq!(go_memory_limit(b""), None);
+    }
+
+    #[test]
+    fn executable_mappings() {
+        let maps = "55d0-55d4 r--p 00000000 08:01 99                         /srv/a b\n\
+                    55d4-55f0 r-xp 00001000 08:01 99                         /srv/a b (deleted)\n\
+                    7f00-7f10 r-xp 00000000 08:01 98                         /lib/libc.so\n";
+        assert_eq!(exe_mapping(maps, "/srv/a b"), Some((0x55d4, 0x1000)));
+        assert_eq!(exe_mapping(maps, "/lib/libc.so"), Some((0x7f00, 0)));
+        assert_eq!(exe_mapping(maps, "/srv"), None);
+        for text in crate::damaged(maps) {
+            let _ = exe_mapping(&text, "/srv/a b");
+        }
     }
 
     #[test]

@@ -1,0 +1,203 @@
+//! The functions of a Go program, and which of them calls which, from its ELF file.
+//!
+//! ```text
+//! ELF ──elf──▶ .gopclntab ──▶ entries and names ──▶ function_at
+//!         ├──▶ code ──▶ direct calls ─────────────▶ calls, callers
+//!         └──▶ types ◀── references ──────────────▶ pointer_types
+//! ```
+//!
+//! Every Go program carries the table of its functions (`pclntab`), which the runtime
+//! needs for its own stack traces: stripping (`-ldflags=-s -w`) does not touch it. The
+//! table tells entries relative to the start of Go's code, and since Go 1.26 not where
+//! that is. The code itself does: with the right start, its calls lead to entries.
+//!
+//! A call instruction holds the distance to its target, so that nothing needs to be
+//! relocated. No disassembler is needed either: bytes that look like a call count only
+//! where they lead exactly to the entry of a known function. What the compiler inlined
+//! is not called any more; calls through a pointer or an interface are not seen.
+
+mod code;
+mod elf;
+mod pclntab;
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{Read, Seek};
+
+use crate::Error;
+use code::Code;
+use pclntab::Functions;
+use types::Types;
+
+/// A Go program: 64-bit ELF for amd64 or arm64, built by Go 1.18 or newer.
+///
+/// Addresses are those of the file; a position-independent program runs at a distance
+/// from them ([`Self::bias`]). Held are the names and entries of its functions (about
+/// 60 bytes each); code is read when it is asked for.
+#[derive(Debug)]
+pub struct Program<R> {
+    code: Code<R>,
+    functions: Functions,
+    /// Sections that may hold types.
+    types: Vec<(u64, elf::Part)>,
+}
+
+impl<R: Read + Seek> Program<R> {
+    /// Reads the table of functions.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`]: another kind of file, or one that is damaged.
+    pub fn read(mut input: R) -> Result<Self, Error> {
+        let layout = elf::layout(&mut input)?;
+        let table = elf::bytes(&mut input, layout.table)?;
+        let mut functions = pclntab::parse(&table)?;
+        drop(table);
+        let mut code = Code::new(input, layout.machine, layout.text);
+        let start = code.go_start(&functions)?;
+        functions.place(start);
+        Ok(Self {
+            code,
+            functions,
+            types: layout.types,
+        })
+    }
+
+    /// How many functions it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of all functions, in the order of their code.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        self.functions.iter().map(|(_, name)| name)
+    }
+
+    /// The function whose code holds this address. Of inlined code it is the function
+    /// around it.
+    #[must_use]
+    pub fn function_at(&self, address: u64) -> Option<&str> {
+        if !self.code.text.holds(address) {
+            return None;
+        }
+        let (_, name) = self.functions.at(address)?;
+        Some(name)
+    }
+
+    /// By how much the addresses of a process that runs this program are greater than
+    /// those of the file: its executable mapping of the file starts at `mapped`, with
+    /// the file's byte `offset`. 0 unless it is position-independent.
+    #[must_use]
+    pub fn bias(&self, mapped: u64, offset: u64) -> u64 {
+        let text = self.code.text;
+        let in_file = text.address.wrapping_sub(text.offset).wrapping_add(offset);
+        mapped.wrapping_sub(in_file)
+    }
+
+    /// Names of the functions that a function calls directly.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`] when its code cannot be read.
+    pub fn calls(&mut self, function: &str) -> Result<BTreeSet<String>, Error> {
+        let functions = &self.functions;
+        let mut found = BTreeSet::new();
+        for (from, to) in functions.spans(function, self.code.text.end()) {
+            self.code.direct_calls(from..to, |_, target| {
+                if let Some((entry, name)) = functions.at(target)
+                    && entry == target
+                {
+                    found.insert(name.to_owned());
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Who calls the functions for which `wanted` holds directly: caller → callees.
+    /// One pass over the code.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`] when the code cannot be read.
+    pub fn callers(
+        &mut self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
+        let functions = &self.functions;
+        let targets: HashSet<u64> = functions
+            .iter()
+            .filter(|(_, name)| wanted(name))
+            .map(|(entry, _)| entry)
+            .collect();
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let text = self.code.text;
+        self.code
+            .direct_calls(text.address..text.end(), |site, target| {
+                if targets.contains(&target)
+                    && let (Some((_, caller)), Some((_, callee))) =
+                        (functions.at(site), functions.at(target))
+                {
+                    let callees = found.entry(caller.to_owned()).or_default();
+                    callees.insert(callee.to_owned());
+                }
+            })?;
+        Ok(found)
+    }
+}
+
+/// Code from which types are referred to often enough to find them.
+const TYPES_SAMPLE: u64 = 4 << 20;
+
+impl<R: Read + Seek> Program<R> {
+    /// The pointer types that each of these functions refers to, by name
+    /// (`*gcode.Command`, with the package's last element only): what it asserts a value
+    /// to be, or passes on as an interface. Empty where types cannot be found: on arm64,
+    /// and where a C linker put them among others.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`] when the code cannot be read.
+    pub fn pointer_types(
+        &mut self,
+        functions: impl IntoIterator<Item = String>,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
+        let text = self.code.text;
+        let mut referred = Vec::new();
+        let sample = text.address..text.address.saturating_add(TYPES_SAMPLE);
+        self.code.references(sample, |a| referred.push(a))?;
+        referred.sort_unstable();
+        referred.dedup();
+        let mut types = None;
+        for (address, part) in self.types.clone() {
+            if types.is_none() {
+                types = Types::find(address, self.code.part(part)?, &referred);
+            }
+        }
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let Some(types) = types else {
+            return Ok(found);
+        };
+        for function in functions {
+            for (from, to) in self.functions.spans(&function, text.end()) {
+                self.code.references(from..to, |address| {
+                    if let Some(name) = types.name_at(address) {
+                        let names = found.entry(function.clone()).or_default();
+                        names.insert(name.to_owned());
+                    }
+                })?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn damaged(what: impl Into<String>) -> Error {
+    Error::NotAGoProgram { what: what.into() }
+}
+
+#[cfg(test)]
+mod tests;
