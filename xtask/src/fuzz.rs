@@ -11,7 +11,7 @@ use std::process::Command;
 
 use crate::tools::{Outcome, cargo, output, root, run as run_command, target_dir};
 
-const TARGETS: [&str; 4] = ["pprof", "text", "folded", "goexe"];
+const TARGETS: [&str; 5] = ["pprof", "text", "folded", "goexe", "sdk"];
 
 const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -108,6 +108,18 @@ fn write_seeds(target: &str, folder: &Path) -> Outcome {
         let seed = root().join("crates/memtrace-formats/tests/fixtures/tiny.goexe");
         let bytes = std::fs::read(&seed).map_err(|e| format!("{}: {e}", seed.display()))?;
         return write("seed".as_ref(), &bytes);
+    }
+    if target == "sdk" {
+        write("stacks".as_ref(), b"xD1bay\nxD0a\n1b2c\nD1")?;
+        write(
+            "tags".as_ref(),
+            br#"{"schema":"memtrace.tags/1","key":"tag","other":"other","names":{"67":"G001"}}"#,
+        )?;
+        return write(
+            "events".as_ref(),
+            br#"{"schema":"memtrace.events/1","names":["nc"],"missed":true,"stats":{"gcs":4},
+                "gcs":[{"n":3,"end":1700000000123456789,"pause":4,"live":1,"before":2,"goal":3}]}"#,
+        );
     }
     if target == "text" {
         write("forms".as_ref(), FORMS.as_bytes())?;
