@@ -13,6 +13,7 @@ import (
 //
 //	/debug/memtrace/tags          which number on the stacks means which tag (JSON)
 //	/debug/memtrace/events?since=N  the garbage collections after number N, and gauges (JSON)
+//	/debug/memtrace/keys?n=8      some keys of the maps of [WatchMap] (JSON)
 //	/debug/memtrace/heap          the heap profile with the tags as labels (pprof)
 //
 // It does not ask who asks: serve it where pprof is served, behind the same check. An
@@ -21,6 +22,7 @@ func Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/memtrace/tags", serveTags)
 	mux.HandleFunc("/debug/memtrace/events", serveEvents)
+	mux.HandleFunc("/debug/memtrace/keys", serveKeys)
 	mux.HandleFunc("/debug/memtrace/heap", serveHeap)
 	return mux
 }

@@ -129,6 +129,7 @@ type service struct {
 	server  *api.Server
 	machine *machine.Machine
 	traffic *load.Traffic
+	cache   *gcode.Cache
 	workers []func(context.Context)
 }
 
@@ -165,7 +166,7 @@ func newService(o options) (*service, error) {
 		Sections: load.NewSections(o.sections, texts["gear"], flt),
 	}
 	tasks := func(ctx context.Context) { motion.Run(ctx, o.tasks) }
-	return &service{server, mach, traffic, []func(context.Context){
+	return &service{server, mach, traffic, cache, []func(context.Context){
 		loop.Run, jobs.Run, engine.Run, traffic.Run, tasks, flt.Arm,
 	}}, nil
 }
@@ -233,6 +234,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer tracer()
+	defer memtrace.WatchMap("cnc/internal/gcode.(*Cache)", s.cache.SampleKeys)()
 	fmt.Printf("listening http://%s pid %d", listener.Addr(), os.Getpid())
 	if at := profiles.Addr(); at != nil {
 		fmt.Printf(" profiles http://%s", at)

@@ -71,6 +71,10 @@ pub(crate) struct WatchArgs {
     /// [default: 20m; less where the interval is under 30s, 100s at 5s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) settle: Option<Duration>,
+    /// Show content of the target where it helps: some keys of a map that grows without
+    /// bound (the service names its maps with memtrace.WatchMap)
+    #[arg(long)]
+    pub(crate) with_strings: bool,
     /// Keep everything seen in this folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,

@@ -78,6 +78,37 @@ fn equal_jobs_are_healthy() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// Keys of a map that grows are shown to who asks for them, and to nobody else.
+#[test]
+fn keys_on_request() {
+    let Some(program) = cnc_for_minutes() else {
+        return;
+    };
+    let leak = ["-leak", "mapkey", "-leak-after", "10s", "-leak-rate", "2MB"];
+    let service = Service::start(&program, &[&leak[..], &["-load", "100"]].concat());
+    let asked = |flag: &[&str]| {
+        let watch = ["watch", &service.url, "--interval", "5s", "--for", "2m30s"];
+        let output = run(&[&watch[..], &["--json"], flag].concat());
+        findings(&output)
+            .iter()
+            .filter(|f| f["pattern"] == "map-bloat")
+            .map(|f| f["evidence"].to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let (with, without) = std::thread::scope(|s| {
+        let with = s.spawn(|| asked(&["--with-strings"]));
+        let without = asked(&[]);
+        (with.join().expect("it ends"), without)
+    });
+    assert!(
+        with.contains("8 of the ") && with.contains("keys of cnc/internal/gcode.(*Cache): "),
+        "{with}"
+    );
+    assert!(without.contains("map"), "nothing found: {without}");
+    assert!(!without.contains("keys of"), "{without}");
+}
+
 /// What `convert` writes of a running service has labels that `go tool pprof` knows.
 #[test]
 fn labels_for_pprof() {

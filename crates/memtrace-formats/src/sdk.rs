@@ -179,6 +179,43 @@ impl Events {
     }
 }
 
+/// Some keys of a map that the service lets memtrace look at (`memtrace.keys/1`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct MapKeys {
+    /// The type or function that fills the map, as stacks name it.
+    pub owner: String,
+    /// How many keys it has.
+    pub size: u64,
+    /// Some of them.
+    #[serde(default)]
+    pub keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct KeyPage {
+    schema: String,
+    #[serde(default)]
+    maps: Vec<MapKeys>,
+}
+
+impl MapKeys {
+    /// Reads the page `keys`; empty when it is something else.
+    #[must_use]
+    pub fn parse(json: &[u8]) -> Vec<Self> {
+        let page = serde_json::from_slice::<KeyPage>(json);
+        page.ok()
+            .filter(|p| p.schema == "memtrace.keys/1")
+            .map_or_else(Vec::new, |p| p.maps)
+    }
+
+    /// Whether a function is the owner or one of its methods.
+    #[must_use]
+    pub fn owns(&self, function: &str) -> bool {
+        let rest = function.strip_prefix(self.owner.as_str());
+        !self.owner.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with('.'))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,5 +257,21 @@ mod tests {
         assert_eq!(events.collections[0].live, Some(100));
         assert_eq!(events.collections[1].live, None);
         assert_eq!(Events::parse(b"<html>"), None);
+    }
+
+    #[test]
+    fn keys_and_their_owner() {
+        let page = br#"{"schema":"memtrace.keys/1","maps":[{"owner":"nc.(*Cache)","size":7,"keys":["a","b"]}]}"#;
+        let maps = MapKeys::parse(page);
+        assert_eq!((maps.len(), maps[0].size), (1, 7));
+        for (function, want) in [
+            ("nc.(*Cache).Lookup", true),
+            ("nc.(*Cache)", true),
+            ("nc.(*Caches).Lookup", false),
+            ("other.(*Cache).Lookup", false),
+        ] {
+            assert_eq!(maps[0].owns(function), want, "{function}");
+        }
+        assert_eq!(MapKeys::parse(b"{}"), []);
     }
 }

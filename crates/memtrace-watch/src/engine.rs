@@ -367,7 +367,10 @@ impl Life {
                 self.history.set_code(code);
             }
         }
-        let seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
+        let mut seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
+        if self.plan.with_strings {
+            self.sdk.show_keys(&mut self.scraper, &mut seen).await;
+        }
         let news = self.ledger.update(seen, at);
         self.tell(news).await;
         let point = Point {

@@ -39,6 +39,8 @@ pub struct Plan {
     pub limit: Option<u64>,
     /// Folder of the store; `None` keeps nothing.
     pub store: Option<PathBuf>,
+    /// Findings may show content of the target, such as keys of a map.
+    pub with_strings: bool,
     /// How to talk to the endpoints.
     pub access: Access,
 }

@@ -1,10 +1,12 @@
 //! What the memtrace SDK in a service adds to its profiles: names of tags, and every
 //! garbage collection with what it found alive.
 
+use std::time::{Duration, Instant};
+
 use memtrace_collect::Scraper;
 use memtrace_formats::pprof::tags;
-use memtrace_formats::sdk::{Events, TagNames};
-use memtrace_model::Profile;
+use memtrace_formats::sdk::{Events, MapKeys, TagNames};
+use memtrace_model::{Finding, Pattern, Profile};
 
 /// The conversation with one service's SDK.
 #[derive(Debug, Default)]
@@ -14,7 +16,14 @@ pub struct Sdk {
     /// Newest collection that it told of.
     seen: u64,
     told: bool,
+    /// Keys that were asked for, and when.
+    keys: Option<(Instant, Vec<MapKeys>)>,
 }
+
+/// Keys are shown, not counted: never asked for more often than this.
+const KEYS_GAP: Duration = Duration::from_secs(60);
+/// Keys that a finding shows.
+const KEYS: usize = 8;
 
 impl Sdk {
     /// Gives the samples of a heap profile their tags. Asks the service for the names
@@ -47,6 +56,39 @@ impl Sdk {
             self.seen = last.number;
         }
         Some(events)
+    }
+
+    /// Adds keys of the maps that grow to their findings, where the service lets us see
+    /// some. Only for users who asked for content of the target.
+    pub(crate) async fn show_keys(&mut self, scraper: &mut Scraper, findings: &mut [Finding]) {
+        let grows = |f: &&mut Finding| f.pattern == Pattern::MapBloat;
+        if self.offered != Some(true) || !findings.iter_mut().any(|f| grows(&f)) {
+            return;
+        }
+        if self
+            .keys
+            .as_ref()
+            .is_none_or(|(at, _)| at.elapsed() >= KEYS_GAP)
+        {
+            let page = scraper.sdk(&format!("keys?n={KEYS}")).await;
+            let maps = page.map_or_else(|_| Vec::new(), |p| MapKeys::parse(&p.body));
+            self.keys = Some((Instant::now(), maps));
+        }
+        let Some((_, maps)) = &self.keys else { return };
+        for finding in findings.iter_mut().filter(grows) {
+            let culprit = finding.culprit.as_ref().map_or("", |f| f.function.as_str());
+            if let Some(map) = maps.iter().find(|m| m.owns(culprit)) {
+                // Quoted: what a stranger chose as a key must not reach the terminal as it is.
+                let keys: Vec<String> = map.keys.iter().map(|k| format!("{k:?}")).collect();
+                finding.evidence.push(format!(
+                    "{} of the {} keys of {}: {}",
+                    keys.len(),
+                    map.size,
+                    map.owner,
+                    keys.join(", ")
+                ));
+            }
+        }
     }
 
     /// Where the figures of the heap come from, in words; once, and only where that is not

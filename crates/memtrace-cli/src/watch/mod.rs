@@ -99,6 +99,7 @@ fn plan(args: WatchArgs) -> Plan {
         interval: args.interval,
         duration: args.duration,
         settle: args.settle,
+        with_strings: args.with_strings,
         limit: args.limit,
         store: args.store,
         access,

@@ -6,6 +6,7 @@ import (
 
 	"cnc/internal/fault"
 	"cnc/internal/heapsize"
+	"memtrace"
 )
 
 // Command is a parsed line in the compact form that is kept for reuse.
@@ -39,6 +40,13 @@ func (c *Cache) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.commands)
+}
+
+// SampleKeys returns up to n of the keys, and how many there are.
+func (c *Cache) SampleKeys(n int) (keys []string, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return memtrace.Keys(c.commands, n)
 }
 
 // Lookup returns the command of a line, from the cache when it is known.
