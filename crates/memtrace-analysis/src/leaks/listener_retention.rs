@@ -19,7 +19,7 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     let captured = if request {
         "copy the few fields that the callback needs instead of capturing the *http.Request and its body"
     } else {
-        "copy the few fields that the callback needs instead of capturing whole objects"
+        "copy the few fields that the callback needs instead of capturing whole objects (an *http.Request keeps its body and buffers)"
     };
     Some(Cause {
         pattern: Pattern::ListenerRetention,
