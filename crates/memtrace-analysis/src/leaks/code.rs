@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::map_bloat::is_concurrent_map;
 use super::symbols;
 
 /// Direct calls of a program's own code that matter to the detectors.
@@ -77,6 +78,7 @@ impl Code {
         is_pool(function)
             || sets_finalizer(function)
             || is_cgo(function)
+            || is_concurrent_map(function)
             || (registers(function) && !symbols::is_standard(function))
     }
 

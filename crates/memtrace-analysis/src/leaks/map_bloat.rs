@@ -18,12 +18,43 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
         evidence: vec![format!(
             "a {kind} filled by {owner} keeps growing; Go maps never shrink"
         )],
-        advice: format!(
-            "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (G01X10.5 and \
-             G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
-        ),
+        advice: advice(kind, owner),
         stack: None,
     })
+}
+
+/// What grows is allocated for a function that puts it into a `sync.Map`: beside large
+/// values the nodes of the map itself are too few to be sampled. Ordinary maps are
+/// assigned to nearly everywhere, and say nothing.
+pub(super) fn detect_kept(site: &Site<'_>) -> Option<Cause> {
+    if site.kind != SampleKind::Heap {
+        return None;
+    }
+    let stack = site.main_stack();
+    let own = |f: &&Frame| !symbols::is_standard(&f.function);
+    let culprit = &symbols::culprit(stack)?.function;
+    // The culprit makes it or, one call further out, keeps what the culprit made.
+    let owner = stack
+        .iter()
+        .filter(own)
+        .take(2)
+        .map(|f| f.function.as_str())
+        .find(|f| site.calls(f, is_concurrent_map))?;
+    Some(Cause {
+        pattern: Pattern::MapBloat,
+        evidence: vec![format!(
+            "{owner} puts what {culprit} allocates into a sync.Map, and it stays alive"
+        )],
+        advice: advice("sync.Map", owner),
+        stack: None,
+    })
+}
+
+fn advice(kind: &str, owner: &str) -> String {
+    format!(
+        "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (G01X10.5 and \
+         G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
+    )
 }
 
 /// Average size of the tables of one large map, bytes at least: they hold up to
@@ -46,7 +77,7 @@ pub(super) fn assigns_to_map(function: &str) -> bool {
         || is_concurrent_map(function)
 }
 
-fn is_concurrent_map(function: &str) -> bool {
+pub(super) fn is_concurrent_map(function: &str) -> bool {
     function.starts_with("internal/sync.(*HashTrieMap[")
         || matches!(
             function,

@@ -37,6 +37,7 @@ const DETECTORS: &[Detector] = &[
     listener_retention::detect,
     map_bloat::detect,
     slice_growth::detect,
+    map_bloat::detect_kept,
     growth::detect,
 ];
 

@@ -148,6 +148,21 @@ fn a_map_in_pooled_objects() {
 }
 
 #[test]
+fn what_is_put_into_a_sync_map() {
+    let stack: &[&str] = &["m.newReport", "m.(*Reports).Publish", "m.serve"];
+    let by = |caller| code(&[(caller, "internal/sync.(*HashTrieMap[go.shape.string]).Swap")]);
+    let finding = found(&[stack], &[], by("m.(*Reports).Publish"));
+    assert_eq!(finding.pattern, Pattern::MapBloat);
+    assert!(
+        finding.advice.contains("sync.Map in m.(*Reports).Publish"),
+        "{}",
+        finding.advice
+    );
+    // Further out, anything may be kept in a map.
+    assert_eq!(found(&[stack], &[], by("m.serve")).pattern, Pattern::Growth);
+}
+
+#[test]
 fn a_map_beside_pools_is_a_map() {
     let pattern = |lost: &[&str], code, kept: &[&[&str]]| found(&[lost], kept, code).pattern;
     // No pool is known of; the pools are the library's, or other functions'.
