@@ -18,8 +18,17 @@ type allocations struct {
 	records []runtime.MemProfileRecord
 	// What each bucket of the profiler had seen at the last reading, by the hash of its
 	// stack and object size.
-	seen map[uint64]counts
-	seed maphash.Seed
+	seen  map[uint64]sampledStack
+	seed  maphash.Seed
+	round uint32
+}
+
+// sampledStack is what all records of one stack and object size say together: the runtime
+// tells only 32 frames of a stack, so that several of its own buckets may look alike.
+type sampledStack struct {
+	told, now counts
+	round     uint32 // of now
+	record    int    // one of them
 }
 
 type counts struct{ objects, bytes int64 }
@@ -32,7 +41,7 @@ type site struct {
 }
 
 func newAllocations() *allocations {
-	a := &allocations{seen: make(map[uint64]counts), seed: maphash.MakeSeed()}
+	a := &allocations{seen: make(map[uint64]sampledStack), seed: maphash.MakeSeed()}
 	a.since(math.MaxInt64)
 	return a
 }
@@ -45,20 +54,30 @@ func (a *allocations) since(least int64) []site {
 		a.records = make([]runtime.MemProfileRecord, n+n/4+64)
 		n, ok = runtime.MemProfile(a.records, true)
 	}
-	var found map[[32]uintptr]*site
+	a.round++
 	for i := range a.records[:n] {
 		r := &a.records[:n][i]
 		if r.AllocObjects <= 0 {
 			continue
 		}
 		key := a.bucket(r)
-		before := a.seen[key]
-		now := counts{r.AllocObjects, r.AllocBytes}
-		if now == before {
+		b := a.seen[key]
+		if b.round != a.round {
+			b.now, b.round, b.record = counts{}, a.round, i
+		}
+		b.now.objects += r.AllocObjects
+		b.now.bytes += r.AllocBytes
+		a.seen[key] = b
+	}
+	var found map[[32]uintptr]*site
+	for key, b := range a.seen {
+		if b.round != a.round || b.now == b.told {
 			continue
 		}
-		a.seen[key] = now
-		objects, bytes := now.objects-before.objects, now.bytes-before.bytes
+		r := &a.records[b.record]
+		objects, bytes := b.now.objects-b.told.objects, b.now.bytes-b.told.bytes
+		b.told = b.now
+		a.seen[key] = b
 		if objects <= 0 || bytes <= 0 || least == math.MaxInt64 {
 			continue
 		}

@@ -9,7 +9,8 @@
 // # What it costs
 //
 // A Tag/Untag pair and a Do take some tens of nanoseconds and allocate nothing once the
-// tag is known; a report takes a millisecond or two, a collection some microseconds
+// tag is known and the goroutine has no other labels ([runtime/pprof.Do]), which they
+// would have to be merged with; a report takes a millisecond or two, a collection some microseconds
 // (BenchmarkTag, BenchmarkDo, BenchmarkIntervalReport). Nothing stops the world unless
 // [WithMemStats] asks for it.
 //
@@ -17,6 +18,7 @@
 //
 // The runtime keeps one record for each stack that was ever sampled, and a tag makes
 // stacks of its own: some 400 bytes for each pair of tag and sampled stack, never given
-// back. That is why at most 4,095 tags have frames at a time, and why the numbers of
-// tags that are over are used again. [Stats].ProfileBytes tells what the records take.
+// back. That is why at most 4,095 tags have frames at a time, why the numbers of tags that
+// are over are used again, and why no tag gets new ones while all records of the profiler
+// take more than [TagBudget] bytes. [Stats].ProfileBytes tells what they take.
 package memtrace

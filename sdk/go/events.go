@@ -25,10 +25,11 @@ var events struct {
 func keepEvents(name string) (release func()) {
 	events.mu.Lock()
 	defer events.mu.Unlock()
+	name = printable(name[:min(len(name), maxNameLen)])
 	events.names = append(events.names, name)
 	if len(events.names) == 1 {
 		events.started, events.count = time.Now(), 0
-		events.cancel = OnGC(func(e GCEvent) {
+		events.cancel = gcWatch.subscribe(func(e GCEvent) {
 			events.mu.Lock()
 			defer events.mu.Unlock()
 			events.ring[events.count%keptEvents] = e
@@ -54,6 +55,7 @@ func keepEvents(name string) (release func()) {
 // bytes, durations nanoseconds; what is not known is left out.
 type eventPage struct {
 	Schema string      `json:"schema"`
+	Now    int64       `json:"now"`   // by the clock that the other times are read from
 	Names  []string    `json:"names"` // of the tracers; none: nothing is kept
 	PID    int         `json:"pid"`
 	Go     string      `json:"go"`
@@ -76,7 +78,7 @@ type eventJSON struct {
 // eventsAfter returns what is known of the collections after number n.
 func eventsAfter(n int64) eventPage {
 	page := eventPage{
-		Schema: "memtrace.events/1", PID: os.Getpid(), Go: runtime.Version(),
+		Schema: "memtrace.events/1", Now: time.Now().UnixNano(), PID: os.Getpid(), Go: runtime.Version(),
 		Names: []string{}, GCs: []eventJSON{}, Stats: ReadStats(),
 	}
 	events.mu.Lock()

@@ -34,10 +34,33 @@ type GCEvent struct {
 
 // OnGC calls f for every garbage collection that ends from now on, once and in order,
 // on a goroutine of its own, until the returned function is called. f runs soon after
-// the collection, not within it. A collection is missed only when more than 256 ended
-// while this process did not get to run that goroutine; the gap shows in N.
+// the collection, not within it. A collection is missed only when f is 512 events behind,
+// or when more than 256 ended while this process did not get to look; the gap shows in N.
 func OnGC(f func(GCEvent)) (cancel func()) {
-	return gcWatch.subscribe(f)
+	queue, done := make(chan GCEvent, keptEvents), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case e := <-queue:
+				f(e)
+			case <-done:
+				return
+			}
+		}
+	}()
+	unsubscribe := gcWatch.subscribe(func(e GCEvent) {
+		select {
+		case queue <- e:
+		default: // f is too slow, and must not hold up the others
+		}
+	})
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			unsubscribe()
+			close(done)
+		})
+	}
 }
 
 var gcWatch gcWatcher
@@ -45,27 +68,28 @@ var gcWatch gcWatcher
 // gcWatcher reads what the runtime knows of its collections, woken by each of them.
 type gcWatcher struct {
 	mu          sync.Mutex
-	subscribers map[int]func(GCEvent)
-	next        int
+	subscribers map[*subscriber]struct{}
 	stop        func()
 }
 
-func (w *gcWatcher) subscribe(f func(GCEvent)) (cancel func()) {
+// subscriber is told of each event, and must return at once.
+type subscriber struct{ tell func(GCEvent) }
+
+func (w *gcWatcher) subscribe(tell func(GCEvent)) (cancel func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.subscribers == nil {
-		w.subscribers = make(map[int]func(GCEvent))
+		w.subscribers = make(map[*subscriber]struct{})
 	}
-	id := w.next
-	w.next++
-	w.subscribers[id] = f
+	s := &subscriber{tell}
+	w.subscribers[s] = struct{}{}
 	if w.stop == nil {
 		w.stop = w.begin()
 	}
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.subscribers, id)
+		delete(w.subscribers, s)
 		if len(w.subscribers) == 0 && w.stop != nil {
 			w.stop()
 			w.stop = nil
@@ -105,15 +129,13 @@ func (w *gcWatcher) begin() (stop func()) {
 
 func (w *gcWatcher) publish(e GCEvent) {
 	w.mu.Lock()
-	all := make([]func(GCEvent), 0, len(w.subscribers))
-	for id := 0; id < w.next && len(all) < len(w.subscribers); id++ {
-		if f := w.subscribers[id]; f != nil {
-			all = append(all, f)
-		}
+	all := make([]*subscriber, 0, len(w.subscribers))
+	for s := range w.subscribers {
+		all = append(all, s)
 	}
 	w.mu.Unlock()
-	for _, f := range all {
-		f(e)
+	for _, s := range all {
+		s.tell(e)
 	}
 }
 

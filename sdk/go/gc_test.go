@@ -83,6 +83,25 @@ func TestEveryCollectionIsToldOnceInOrder(t *testing.T) {
 	}
 }
 
+// A subscriber that does not come back holds up nobody.
+func TestSlowSubscribers(t *testing.T) {
+	block := make(chan struct{})
+	defer close(block)
+	defer OnGC(func(GCEvent) { <-block })()
+	events := make(chan GCEvent, 64)
+	defer OnGC(func(e GCEvent) { events <- e })()
+	for i := 0; i < 10; i++ {
+		runtime.GC()
+	}
+	for i := 0; i < 10; i++ {
+		select {
+		case <-events:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d of 10 events", i)
+		}
+	}
+}
+
 // What a collection found alive and reclaimed is what the program held and dropped.
 func TestCollectionsTellWhatTheyReclaimed(t *testing.T) {
 	events := make(chan GCEvent, 64)

@@ -275,11 +275,11 @@ func (e *Endpoint) serve(config *tls.Config) {
 }
 
 // Enabled reports whether PPROF_ENABLED=1 was set.
-func (e *Endpoint) Enabled() bool { return e.guard != nil }
+func (e *Endpoint) Enabled() bool { return e != nil && e.guard != nil }
 
 // Addr is the address listened on, nil where there is no listener.
 func (e *Endpoint) Addr() net.Addr {
-	if e.listener == nil {
+	if e == nil || e.listener == nil {
 		return nil
 	}
 	return e.listener.Addr()
@@ -288,7 +288,7 @@ func (e *Endpoint) Addr() net.Addr {
 // Handler is the guarded endpoint for a server of the caller's; while switched off, it
 // knows no page.
 func (e *Endpoint) Handler() http.Handler {
-	if e.guard == nil {
+	if e == nil || e.guard == nil {
 		return http.NotFoundHandler()
 	}
 	return e.guard
@@ -297,7 +297,7 @@ func (e *Endpoint) Handler() http.Handler {
 // Close ends the listener and its connections at once. Where mounted elsewhere, the
 // endpoint refuses everything from now on.
 func (e *Endpoint) Close() error {
-	if e.guard == nil {
+	if e == nil || e.guard == nil {
 		return nil
 	}
 	e.guard.closed.Store(true)
@@ -312,7 +312,7 @@ func (e *Endpoint) Close() error {
 //
 // It returns the error of ctx when that is over before them.
 func (e *Endpoint) Shutdown(ctx context.Context) error {
-	if e.guard == nil {
+	if e == nil || e.guard == nil {
 		return nil
 	}
 	e.guard.closed.Store(true)
@@ -401,6 +401,14 @@ func (g *guard) route(w http.ResponseWriter, r *http.Request) string {
 	case isProfile:
 		return g.pprof(w, r, name)
 	case strings.HasPrefix(r.URL.Path, memtraceRoot) && isClean(r.URL.Path):
+		if r.URL.Path == memtraceRoot+"heap" {
+			release, ok := g.alone()
+			if !ok {
+				tooMany(w, time.Second)
+				return "another profile is being taken"
+			}
+			defer release()
+		}
 		extraHandler.ServeHTTP(w, r)
 		return ""
 	default:

@@ -8,12 +8,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 	"unsafe"
 )
 
 // A tag is a name that was used for a scope.
 type tag struct {
 	name   string
+	shown  string         // without what a log or a terminal could take for its own
 	labels unsafe.Pointer // the label set {tag: name}
 	// The number that its frames spell: 0 until Do needs one, and while none is free.
 	id      atomic.Uint32
@@ -77,7 +79,15 @@ var tags struct {
 	others     atomic.Int64 // scopes that counted as "other"
 	searching  bool
 	searched   time.Time
+	pause      time.Duration // until the next search
+	spent      bool          // the budget, when it was last looked at
+	looked     time.Time
 }
+
+// TagBudget is how many bytes the records of the runtime's heap profiler may take while
+// tags still get frames of their own; each pair of a tag and a sampled stack adds one.
+// To be set before the first [Do].
+var TagBudget uint64 = 64 << 20
 
 // collections counts garbage collections, from the first use of Do on. It may count
 // too few, never too many.
@@ -102,7 +112,8 @@ func lookup(name string) *tag {
 func newTag(name string) *tag {
 	// Outside of the lock: it allocates, and a memory profiler's hooks may run.
 	t := &tag{name: strings.Clone(name)}
-	t.labels = newLabels(strings.ToValidUTF8(t.name, "?"))
+	t.shown = printable(t.name)
+	t.labels = newLabels(t.shown)
 
 	tags.mu.Lock()
 	defer tags.mu.Unlock()
@@ -119,6 +130,16 @@ func newTag(name string) *tag {
 	}
 	names.add(t)
 	return t
+}
+
+// printable replaces what is not text by question marks.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // rebuild drops the names that have no number. Scopes of theirs that are open go on:
@@ -165,7 +186,13 @@ func (t *tag) number() {
 		return
 	}
 	id := uint16(0)
+	if now := time.Now(); now.Sub(tags.looked) >= time.Second {
+		tags.looked, tags.spent = now, ReadStats().ProfileBytes > TagBudget
+	}
 	switch n := len(tags.free); {
+	case tags.spent:
+		tags.others.Add(1)
+		return
 	case n > 0:
 		id = tags.free[n-1]
 		tags.free = tags.free[:n-1]
@@ -174,7 +201,7 @@ func (t *tag) number() {
 		id = tags.used
 	default:
 		tags.others.Add(1)
-		if !tags.searching && time.Since(tags.searched) >= recycleGap {
+		if !tags.searching && time.Since(tags.searched) >= max(tags.pause, recycleGap) {
 			tags.searching = true
 			go recycle()
 		}
@@ -193,13 +220,15 @@ func (t *tag) number() {
 // ended first before others, at most half of all: what ended a moment ago may well
 // come again.
 func recycle() {
+	began := time.Now()
 	// The profile shows what was allocated before this moment, less the lag; a tag used
 	// since may hold what it does not show.
 	now := collections.Load()
 	live, err := liveIDs()
 	tags.mu.Lock()
 	defer tags.mu.Unlock()
-	tags.searching, tags.searched = false, time.Now()
+	// With many tags and stacks a search takes long: one part in a hundred of the time.
+	tags.searching, tags.searched, tags.pause = false, time.Now(), 100*time.Since(began)
 	if err != nil {
 		return
 	}
@@ -235,7 +264,7 @@ func tagName(id int) string {
 	tags.mu.Lock()
 	defer tags.mu.Unlock()
 	if t := tags.byID[id]; t != nil {
-		return strings.ToValidUTF8(t.name, "?")
+		return t.shown
 	}
 	return otherTag
 }
@@ -247,7 +276,7 @@ func tagNames() (map[int]string, uint64) {
 	names := make(map[int]string)
 	for id, t := range tags.byID[:tags.used+1] {
 		if t != nil {
-			names[id] = strings.ToValidUTF8(t.name, "?")
+			names[id] = t.shown
 		}
 	}
 	return names, tags.generation

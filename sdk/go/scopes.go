@@ -19,6 +19,7 @@ type scope struct {
 type openScopes struct {
 	scopes []scope
 	fence  int  // scopes below belong to the callers of a Do
+	over   int  // scopes beyond maxDepth, which were not begun
 	last   *tag // the newest
 }
 
@@ -122,6 +123,7 @@ func openScope(g uintptr, name string, before unsafe.Pointer) *tag {
 	open, at := claim(g)
 	if len(open.scopes) >= maxDepth {
 		misuse.note(&misuse.tooDeep)
+		open.over++
 		return nil
 	}
 	// Loops use one tag over and over: it is known, and reading is cheaper than writing.
@@ -141,6 +143,10 @@ func openScope(g uintptr, name string, before unsafe.Pointer) *tag {
 
 func closeScope(g uintptr) (scope, bool) {
 	open, at := find(g)
+	if open != nil && open.over > 0 {
+		open.over--
+		return scope{}, false
+	}
 	if open == nil || len(open.scopes) <= open.fence {
 		misuse.note(&misuse.foreign)
 		return scope{}, false
@@ -174,6 +180,7 @@ func lowerFence(g uintptr, fence int) {
 	if open == nil {
 		return
 	}
+	open.over = 0
 	left := open.scopes[min(open.fence, len(open.scopes)):]
 	for i := range left {
 		misuse.note(&misuse.unclosed)

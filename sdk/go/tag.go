@@ -13,7 +13,8 @@ import (
 //	memtrace.Tag("G001-M17")
 //	defer memtrace.Untag()
 //
-// A pair costs some tens of nanoseconds and, once the name is known, allocates nothing.
+// A pair costs some tens of nanoseconds and, once the name is known, allocates nothing;
+// where the goroutine has labels of other origin they are merged, which allocates.
 // The heap profile does not see goroutine labels: for that, use [Do].
 func Tag(name string) {
 	before := getLabels()
@@ -47,7 +48,8 @@ func Untag() {
 //
 // At most 4,095 tags have frames of their own at a time. When there are more, those
 // whose last scope ended longest ago and that hold no memory any more give theirs to
-// new ones; while all of them hold memory, new tags count as "other".
+// new ones; while all of them hold memory, new tags count as "other". Cumulative values
+// (alloc_space, alloc_objects) of a number that was given again count for its new tag.
 func Do(ctx context.Context, name string, f func(context.Context)) {
 	t := enter(name)
 	before := getLabels()

@@ -247,6 +247,68 @@ func TestACrowdOfScopes(t *testing.T) {
 	}
 }
 
+// Scopes beyond the bound are not begun, and their ends end nothing else.
+func TestTooManyScopes(t *testing.T) {
+	nest := func(n int) {
+		for i := 0; i < n; i++ {
+			Tag(fmt.Sprint("level ", i))
+		}
+		for i := n - 1; i >= 0; i-- {
+			if i < maxDepth && label() != fmt.Sprint("level ", i) {
+				t.Fatalf("label %q in scope %d", label(), i)
+			}
+			Untag()
+		}
+		if label() != "" {
+			t.Errorf("label %q at the end", label())
+		}
+	}
+	nest(maxDepth + 3)
+	Do(context.Background(), "done", func(context.Context) {
+		for i := 0; i < maxDepth+3; i++ {
+			Tag("deep")
+		}
+	})
+	if label() != "" {
+		t.Errorf("label %q after a Do", label())
+	}
+	if n, _ := misuse.tooDeep.take(); n != 6 {
+		t.Errorf("%d noted as too deep", n)
+	}
+	misuse.unclosed.take()
+	if n, _ := misuse.foreign.take(); n != 0 {
+		t.Errorf("%d foreign ends", n)
+	}
+}
+
+// No tag writes into a log what is not of its line.
+func TestTagsAreOneLineOfText(t *testing.T) {
+	Do(context.Background(), "x\n[2026] ALLOCATED 9GB @ forged\x1b[31m", func(context.Context) {
+		if got := stackTag(); got != "x?[2026] ALLOCATED 9GB @ forged?[31m" || label() != got {
+			t.Errorf("%q, label %q", got, label())
+		}
+	})
+}
+
+// A tag gets no frames while the profiler's records take more than the budget.
+func TestBudgetOfTags(t *testing.T) {
+	defer func(budget uint64) {
+		TagBudget = budget
+		tags.mu.Lock()
+		tags.spent, tags.looked = false, time.Time{}
+		tags.mu.Unlock()
+	}(TagBudget)
+	TagBudget = 0
+	tags.mu.Lock()
+	tags.looked = time.Time{}
+	tags.mu.Unlock()
+	Do(context.Background(), "beyond the budget", func(context.Context) {
+		if got := stackTag(); got != otherTag || label() != "beyond the budget" {
+			t.Errorf("frames spell %q, label %q", got, label())
+		}
+	})
+}
+
 func TestNeverClosedScopesAreReported(t *testing.T) {
 	seen := map[*atomic.Uint64]watchedScope{}
 	scan := func(now int64) (names []string) {

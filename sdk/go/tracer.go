@@ -55,7 +55,7 @@ func WithMemStats() Option { return func(t *Tracer) { t.stats = true } }
 func WithLongestScope(d time.Duration) Option { return func(t *Tracer) { t.longest = d } }
 
 // Start begins to trace the process under a name. At each interval it writes one line
-// for every stack that newly allocated more than the threshold:
+// for every stack that newly allocated more than the threshold, 50 at most:
 //
 //	[2024-06-15T14:22:30Z] ALLOCATED 128.4KB @ github.com/your-org/nc/core.(*TaskRunner).Run.func1 (task_runner.go:87)
 //
@@ -63,7 +63,8 @@ func WithLongestScope(d time.Duration) Option { return func(t *Tracer) { t.longe
 // the standard library. The figures come from the runtime's own heap profiler, which
 // samples one allocation in about 512 KiB (runtime.MemProfileRate) and tells at a
 // collection what happened until the one before. A sampling error above 10 % is shown
-// (±, one standard deviation), and so is the tag of a [Do].
+// (±, one standard deviation), and so is the tag of a [Do] within the 32 frames that the
+// runtime tells of a stack.
 //
 // While at least one tracer runs, garbage collections are kept for `memtrace watch`
 // (see [Handler]).
@@ -86,11 +87,19 @@ func Start(name string, options ...Option) *Tracer {
 	return t
 }
 
-// Stop ends the trace with a last report. It may be called more than once.
+// stopPatience is how long the last report may take.
+const stopPatience = 2 * time.Second
+
+// Stop ends the trace with a last report, for which it waits two seconds at most. It may
+// be called more than once.
 func (t *Tracer) Stop() {
 	t.once.Do(func() {
 		close(t.stop)
-		<-t.stopped
+		select {
+		case <-t.stopped:
+		case <-time.After(stopPatience):
+			// A writer that hangs must not keep the service from its end.
+		}
 		for _, leave := range t.leave {
 			leave()
 		}
@@ -122,13 +131,21 @@ func (t *Tracer) report(now time.Time, allocated *allocations, seen map[*atomic.
 	// One write for each report: lines of several tracers do not mix.
 	var text []byte
 	line := func(format string, args ...any) { text = fmt.Appendf(text, "["+stamp+"] "+format+"\n", args...) }
-	for _, site := range allocated.since(t.least) {
+	sites := allocated.since(t.least)
+	rest, others := 0.0, 0
+	for _, site := range sites[min(maxLines, len(sites)):] {
+		rest, others = rest+site.bytes, others+1
+	}
+	for _, site := range sites[:len(sites)-others] {
 		line("%s", site.line())
 		if t.stacks {
 			for _, frame := range site.frames() {
 				text = fmt.Appendf(text, "    %s\n", frame)
 			}
 		}
+	}
+	if others > 0 {
+		line("ALLOCATED %s more at %d other stacks", size(rest), others)
 	}
 	neverClosed(now.UnixNano(), int64(t.longest), seen, func(name string, age int64) {
 		line("SCOPE %q open for %s: is its Untag missing?", name, time.Duration(age).Round(time.Second))
@@ -145,6 +162,10 @@ func (t *Tracer) report(now time.Time, allocated *allocations, seen map[*atomic.
 		_, _ = t.writer.Write(text)
 	}
 }
+
+// maxLines bounds the stacks of a report: one sampled object stands for half a megabyte,
+// so that in a busy service thousands pass the threshold.
+const maxLines = 50
 
 // size renders bytes as the report does: 128.4KB, 2.0MB (powers of 1024).
 func size(bytes float64) string {

@@ -68,6 +68,92 @@ func TestReportNamesStacksThatAllocate(t *testing.T) {
 	}
 }
 
+//go:noinline
+func down(depth int) {
+	if depth > 0 {
+		down(depth - 1)
+		return
+	}
+	for i := 0; i < 64; i++ {
+		sink = make([]byte, 1<<20)
+	}
+}
+
+//go:noinline
+func oneWay() { down(60) }
+
+//go:noinline
+func otherWay() { down(60) }
+
+// The runtime knows stacks that it tells only the same 32 frames of.
+func TestDeepStacksAreNotToldTwice(t *testing.T) {
+	a := newAllocations()
+	oneWay()
+	otherWay()
+	told := 0.0
+	for i := 0; i < 8; i++ {
+		runtime.GC()
+		for _, site := range a.since(1) {
+			if strings.Contains(strings.Join(site.frames(), " "), "memtrace.down ") {
+				told += site.bytes
+			}
+		}
+	}
+	if told < 120<<20 || told > 140<<20 {
+		t.Errorf("%s told of 128 MB", size(told))
+	}
+}
+
+func TestReportIsBounded(t *testing.T) {
+	out := new(locked)
+	a := newAllocations()
+	for path := 0; path < 256; path++ {
+		for i := 0; i < 4; i++ {
+			manyWays(path, 8)
+		}
+	}
+	for i := 0; i < 3; i++ {
+		runtime.GC()
+	}
+	tracer := &Tracer{interval: time.Hour, least: 1, longest: time.Hour, writer: out}
+	tracer.report(time.Now(), a, nil)
+	lines := strings.Count(out.String(), "\n")
+	if lines != maxLines+1 || !strings.Contains(out.String(), " more at ") {
+		t.Errorf("%d lines:\n%s", lines, out)
+	}
+}
+
+//go:noinline
+func manyWays(path, depth int) {
+	switch {
+	case depth == 0:
+		sink = make([]byte, 1<<20)
+	case path&1 == 0:
+		manyWays(path>>1, depth-1)
+	default:
+		manyWays(path>>1, depth-1)
+	}
+}
+
+// hung is a writer that never comes back.
+type hung struct{}
+
+func (hung) Write([]byte) (int, error) { select {} }
+
+func TestStopDoesNotWaitForAHungWriter(t *testing.T) {
+	tracer := Start("hung", WithInterval(time.Hour), WithWriter(hung{}), WithMemStats())
+	stopped := make(chan struct{})
+	go func() {
+		tracer.Stop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(10 * stopPatience):
+		t.Error("it waits")
+	}
+}
+
 func TestReportIsSilentWithoutNews(t *testing.T) {
 	out := new(locked)
 	runtime.GC()
