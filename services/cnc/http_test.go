@@ -162,8 +162,9 @@ func TestProfiles(t *testing.T) {
 	profiles := func(enabled string) (string, error) {
 		t.Helper()
 		t.Setenv("PPROF_ENABLED", enabled)
-		s, base := serve(t, "-pprof-token", token)
-		_, err := mountProfiles(s.server.Mux(), options{token: token})
+		t.Setenv("PPROF_TOKEN", token)
+		s, base := serve(t)
+		_, err := mountProfiles(s.server.Mux(), options{})
 		return base, err
 	}
 	base, err := profiles("1")

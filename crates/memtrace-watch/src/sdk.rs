@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use memtrace_collect::Scraper;
+use memtrace_collect::{ScrapeError, Scraper};
 use memtrace_formats::pprof::tags;
 use memtrace_formats::sdk::{Events, MapKeys, TagNames};
 use memtrace_model::{Finding, Pattern, Profile};
@@ -16,6 +16,8 @@ pub struct Sdk {
     /// Newest collection that it told of.
     seen: u64,
     told: bool,
+    /// It has tags on its stacks and serves no names of them.
+    nameless: bool,
     /// Keys that were asked for, and when.
     keys: Option<(Instant, Vec<MapKeys>)>,
 }
@@ -32,8 +34,13 @@ impl Sdk {
         if !tags::has_tags(profile) {
             return;
         }
-        let page = scraper.sdk("tags").await.ok();
-        let names = page.and_then(|p| TagNames::parse(&p.body));
+        if self.nameless {
+            tags::label(profile, &TagNames::default());
+            return;
+        }
+        let page = scraper.sdk("tags").await;
+        self.nameless = page.as_ref().is_err_and(ScrapeError::is_absent);
+        let names = page.ok().and_then(|p| TagNames::parse(&p.body));
         // Without names the numbers must do.
         tags::label(profile, &names.unwrap_or_default());
     }

@@ -223,10 +223,16 @@ pub fn findings(
     if let Some(first) = found.first_mut()
         && assessment.process.exact
     {
+        let exact = assessment.process.rate_bytes_per_min;
         first.evidence.push(format!(
-            "after garbage collections the live heap of the service grew by {:.1} MB/min (exact, from its SDK)",
-            assessment.process.rate_bytes_per_min / 1e6
+            "after garbage collections the live heap of the service grew by {:.1} MiB/min (exact, from its SDK)",
+            exact / f64::from(1 << 20)
         ));
+        // Where this is nearly all of the growth, the interval must hold what is exact.
+        if first.explains >= 0.9 {
+            let [low, high] = first.rate_interval;
+            first.rate_interval = [low.min(exact * first.explains), high.max(exact)];
+        }
     }
     found
 }

@@ -49,10 +49,10 @@ pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
         .map(|(row, i)| {
             let labels = profile.label_sets.get(set(i).unwrap_or(0) as u32);
             let texts = labels.iter().filter_map(|l| match l.value {
-                LabelValue::Text(value) => Some((
-                    profile.text(l.key).to_owned(),
-                    profile.text(value).to_owned(),
-                )),
+                LabelValue::Text(value) => {
+                    let text = |id| super::tags::cut(profile.text(id));
+                    Some((text(l.key), text(value)))
+                }
                 LabelValue::Number(..) => None,
             });
             (row, texts.collect())

@@ -10,9 +10,17 @@ use memtrace_model::{Label, LabelSetId, LabelValue, Profile, StackKey, StringId,
 /// Moments that are kept; beyond, every second one goes.
 const MOST_MOMENTS: usize = 32;
 /// Cells (stack, label) of one moment that are kept, the largest first.
-const MOST_CELLS: usize = 16_384;
+const MOST_CELLS: usize = 8_192;
 /// Labels that are remembered.
-const MOST_LABELS: usize = 65_536;
+const MOST_LABELS: usize = 16_384;
+/// Longer keys and values are cut, characters.
+const LONGEST: usize = 128;
+
+/// The beginning of a key or value, without what a terminal could take for its own.
+pub(super) fn cut(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().take(LONGEST).map(shown).collect()
+}
 
 /// Number of a (key, value) pair.
 type LabelNumber = u32;
@@ -111,7 +119,7 @@ impl Tags {
 
     /// Numbers of the text labels of a set.
     fn texts(&mut self, profile: &Profile, set: u32) -> Vec<LabelNumber> {
-        let text = |id: StringId| profile.text(id).to_owned();
+        let text = |id: StringId| cut(profile.text(id));
         profile
             .label_sets
             .get(set)

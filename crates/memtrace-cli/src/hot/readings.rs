@@ -7,6 +7,7 @@ use std::time::Duration;
 use memtrace_collect::{CollectError, Fetched, Scraper, Target, TargetError};
 use memtrace_formats::pprof::{self, MemStats, Parsed};
 use memtrace_model::{HotRuntime, Profile, Time};
+use memtrace_watch::Sdk;
 
 use crate::args::HotArgs;
 use crate::failure::Failure;
@@ -105,6 +106,10 @@ fn live(args: &HotArgs) -> Result<Readings, Failure> {
         let second = scraper.heap_text().await.map_err(|e| lost(e.into()))?;
         let mut new = reading(name, second)?;
         name_calls(&mut scraper, &mut old.profile, &mut new.profile).await;
+        // Who works under which tag allocates at the same stacks.
+        let mut sdk = Sdk::default();
+        sdk.label(&mut scraper, &mut old.profile).await;
+        sdk.label(&mut scraper, &mut new.profile).await;
         Ok(Readings { old, new })
     })
 }

@@ -256,15 +256,15 @@ impl Process {
     /// each GB in small pages, and locks a mapping while it does: a target that maps
     /// memory may wait for it. So this is for a process whose memory is in question, not
     /// for every one.
+    /// The reading itself is left to the caller, who has threads for what takes long.
     #[must_use]
-    pub fn rss_by_owner(&self) -> Option<Gauges> {
+    pub fn rss_by_owner(&self) -> Option<impl FnOnce() -> Gauges + Send + use<>> {
         if !due(&self.last_owners, SMAPS_GAP) {
             return None;
         }
         let file = File::open(self.dir().join("smaps")).ok()?;
-        let gauges = smaps::classify(io::BufReader::new(file.take(MAX_SMAPS)));
         self.check().ok()?;
-        Some(gauges)
+        Some(move || smaps::classify(io::BufReader::new(file.take(MAX_SMAPS))))
     }
 
     /// A reader of the program's file, which stays readable after the file is removed.

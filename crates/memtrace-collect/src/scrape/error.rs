@@ -182,15 +182,13 @@ impl ScrapeError {
         }
     }
 
-    /// Whether there is nothing of the kind at that address, for this caller.
+    /// Whether there is nothing of the kind at that address. A refused token may be one
+    /// that is being changed.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(
             self,
-            Self::NoPprof { .. }
-                | Self::NotAProfile { .. }
-                | Self::Redirect { .. }
-                | Self::TokenRefused { .. }
+            Self::NoPprof { .. } | Self::NotAProfile { .. } | Self::Redirect { .. }
         ) || matches!(self, Self::Status { status, .. } if (400..500).contains(status) && *status != 429 && *status != 408)
     }
 

@@ -40,6 +40,9 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const USER_AGENT: &str = concat!("memtrace/", env!("CARGO_PKG_VERSION"));
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// How long what the SDK tells is waited for, and the largest answer, bytes.
+const SDK_PATIENCE: Duration = Duration::from_secs(2);
+const SDK_BYTES: u64 = 8 << 20;
 /// Addresses in one request for their names: it must fit into the line of a GET.
 const SYMBOLS_AT_ONCE: usize = 200;
 /// How much of an answer that is not a profile is read to say what it was.
@@ -380,7 +383,12 @@ impl Scraper {
 
     async fn fetch(&mut self, ask: Ask<'_>) -> Result<Fetched, ScrapeError> {
         let begun = Instant::now();
-        let deadline = begun + self.options.interval;
+        let patience = match ask.form {
+            // An extra: profiles must not wait for it.
+            Form::Json => self.options.interval.min(SDK_PATIENCE),
+            _ => self.options.interval,
+        };
+        let deadline = begun + patience;
         let shown = format!("{}/debug/{}", self.endpoint, ask.path);
         let Some(url) = self.endpoint.url(ask.path) else {
             return Err(ScrapeError::BadAddress(format!("{shown}: not an address")));
@@ -468,7 +476,10 @@ impl Scraper {
             return Err(self.refusal(answer, url, shown).await);
         }
 
-        let cap = self.options.max_bytes;
+        let cap = match ask.form {
+            Form::Json => self.options.max_bytes.min(SDK_BYTES),
+            _ => self.options.max_bytes,
+        };
         let too_large = || ScrapeError::TooLarge {
             at: shown.to_owned(),
             cap,

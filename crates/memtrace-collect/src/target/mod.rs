@@ -158,7 +158,7 @@ pub enum TargetError {
     },
 }
 
-const ADVICE: &str = "for Go add import _ \"net/http/pprof\" and serve it on a loopback port (or use memtrace's Go module), then give http://host:port";
+const ADVICE: &str = "for Go add import _ \"net/http/pprof\" and serve it on a loopback port (or memtrace.Guard, started with PPROF_ENABLED=1 and a token), then give http://host:port";
 
 impl TargetError {
     /// The process that was found, though it could not be asked for profiles: its
