@@ -149,10 +149,14 @@ fn test(quick: bool) -> Outcome {
     tidy::run()?;
 
     let go = go()?;
-    for folder in ["sdk/go", "services/cnc"] {
+    // The SDK runs inside of other people's programs: with the race detector.
+    for (folder, words) in [
+        ("sdk/go", &["test", "-race", "./..."][..]),
+        ("services/cnc", &["test", "./..."][..]),
+    ] {
         let folder = root().join(folder);
         run(go_command(&go, &folder).args(["vet", "./..."]))?;
-        run(go_command(&go, &folder).args(["test", "./..."]))?;
+        run(go_command(&go, &folder).args(words))?;
     }
 
     let cnc = build_cnc()?;
