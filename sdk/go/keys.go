@@ -58,9 +58,11 @@ const (
 	maxKeys = 32
 	// maxKeyLen cuts longer keys, bytes.
 	maxKeyLen = 128
-	// keyPatience is how long a sample may wait for the lock of its map.
-	keyPatience = time.Second
 )
+
+// keyPatience is how long samples may wait for the locks of their maps; a variable for
+// the tests.
+var keyPatience = time.Second
 
 // keyPage is what /debug/memtrace/keys answers.
 type keyPage struct {
@@ -113,30 +115,36 @@ func idleMaps() []*watchedMap {
 
 // take samples one map, unless a sample of it has not come back yet.
 func (m *watchedMap) take(n int, done chan<- keySample) {
-	watched.Lock()
-	busy := m.busy
-	m.busy = true
-	watched.Unlock()
 	s := keySample{Owner: m.owner, Keys: []string{}}
-	if !busy {
-		defer func() {
-			watched.Lock()
-			m.busy = false
-			watched.Unlock()
-		}()
-		// A mistake in the service's own function must not end the service.
-		defer func() {
-			if recover() != nil {
-				s.Keys = []string{}
-			}
-			done <- s
-		}()
-		var keys []string
-		keys, s.Size = m.sample(n)
-		for _, key := range keys[:min(n, len(keys))] {
-			s.Keys = append(s.Keys, strings.ToValidUTF8(key[:min(len(key), maxKeyLen)], "?"))
-		}
+	if !m.begin() {
+		done <- s
 		return
 	}
-	done <- s
+	// A mistake in the service's own function must not end the service.
+	defer func() {
+		if recover() != nil {
+			s.Keys = []string{}
+		}
+		m.end()
+		done <- s
+	}()
+	var keys []string
+	keys, s.Size = m.sample(n)
+	for _, key := range keys[:min(n, len(keys))] {
+		s.Keys = append(s.Keys, strings.ToValidUTF8(key[:min(len(key), maxKeyLen)], "?"))
+	}
+}
+
+func (m *watchedMap) begin() bool {
+	watched.Lock()
+	defer watched.Unlock()
+	began := !m.busy
+	m.busy = true
+	return began
+}
+
+func (m *watchedMap) end() {
+	watched.Lock()
+	defer watched.Unlock()
+	m.busy = false
 }

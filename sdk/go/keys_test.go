@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestKeysOfWatchedMaps(t *testing.T) {
@@ -26,6 +27,9 @@ func TestKeysOfWatchedMaps(t *testing.T) {
 	if page := get("?n=8", 200); len(page.Maps) != 0 {
 		t.Errorf("%+v", page)
 	}
+	// A busy machine is no lock.
+	defer func(was time.Duration) { keyPatience = was }(keyPatience)
+	keyPatience = time.Minute
 	cache := map[string]int{"G01X10.5": 1, "G01X10.50": 2, strings.Repeat("x", 1<<20): 3}
 	asked, locked := 0, make(chan struct{})
 	defer close(locked)
@@ -52,7 +56,9 @@ func TestKeysOfWatchedMaps(t *testing.T) {
 	forget()
 	// A map whose lock nobody gives back holds up one answer, not the next one.
 	defer WatchMap("nc.locked", func(int) ([]string, int) { <-locked; return nil, 0 })()
+	keyPatience = 10 * time.Millisecond
 	get("?n=1", 200)
+	keyPatience = time.Minute
 	if page := get("?n=1", 200); fmt.Sprint(page.Maps) != "[{nc.panics 0 []}]" {
 		t.Errorf("%+v", page)
 	}

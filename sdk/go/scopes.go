@@ -200,7 +200,7 @@ type misuses struct {
 
 type mistake struct {
 	count atomic.Int64
-	told  int64 // of count, by the tracer
+	told  atomic.Int64 // of count, by tracers
 	place atomic.Pointer[string]
 }
 
@@ -239,8 +239,7 @@ func isInternal(f runtime.Frame) bool {
 // take returns how often something happened since the last take, and one place.
 func (m *mistake) take() (int64, string) {
 	count := m.count.Load()
-	n := count - m.told
-	m.told = count
+	n := count - m.told.Swap(count)
 	place := m.place.Swap(nil)
 	if place == nil {
 		return n, "?"
