@@ -877,8 +877,8 @@ func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 func (nowhere) WriteHeader(int)             {}
 
 func TestExtraHandler(t *testing.T) {
+	defer func(was http.Handler) { extraHandler = was }(extraHandler)
 	extraHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "extra "+r.URL.Path) })
-	defer func() { extraHandler = nil }()
 	e := open(t)
 	for path, want := range map[string]string{
 		"/debug/memtrace/tags": "extra /debug/memtrace/tags", "/debug/memtrace/": "extra /debug/memtrace/",
