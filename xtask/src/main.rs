@@ -172,6 +172,7 @@ fn test(quick: bool) -> Outcome {
         .args(["test", "--package", "memtrace-cli"])
         .args(["--test", "leaks", "--test", "tags"])
         .args(["--", "--test-threads", WATCHES_AT_ONCE])
+        .env("MEMTRACE_GO", &go)
         .env("MEMTRACE_CNC", &cnc)
         .env("MEMTRACE_MINUTES", "1"))?;
     run(cargo().args(["xtask", "accuracy", "--quick"]))?;
