@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace_model::{
-    Function, FunctionId, LabelSetId, Line, Location, LocationId, Profile, StackId, ValueType,
-};
+use memtrace_model::{LabelSetId, LocationId, Profile, StackId, ValueType};
 
 use crate::{Error, Warning};
 
@@ -126,25 +124,13 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
         any = true;
         stack.clear();
         for name in frames.rsplit(';').filter(|f| !f.is_empty()) {
-            let name = profile.intern(name);
+            let id = profile.intern(name);
             let p = &mut profile;
-            stack.push(*locations.entry(name.0).or_insert_with(|| {
-                p.functions.push(Function {
-                    name,
-                    system_name: name,
-                    ..Function::default()
-                });
-                p.lines.push(Line {
-                    function: FunctionId(p.functions.len() as u32 - 1),
-                    ..Line::default()
-                });
-                p.locations.push(Location {
-                    first_line: p.lines.len() as u32 - 1,
-                    line_count: 1,
-                    ..Location::default()
-                });
-                LocationId(p.locations.len() as u32 - 1)
-            }));
+            stack.push(
+                *locations
+                    .entry(id.0)
+                    .or_insert_with(|| p.add_location(name, 0)),
+            );
         }
         let (Some(id), Some(labels)) = (
             profile.stacks.intern(&stack),

@@ -208,6 +208,28 @@ impl Profile {
         StringId(self.strings.intern(text))
     }
 
+    /// Adds a location without an address: one line (0 when unknown) of a function that
+    /// is known by its name alone. Every call adds another one.
+    pub fn add_location(&mut self, function: &str, line: i64) -> LocationId {
+        let name = self.intern(function);
+        self.functions.push(Function {
+            name,
+            system_name: name,
+            ..Function::default()
+        });
+        self.lines.push(Line {
+            function: FunctionId(self.functions.len() as u32 - 1),
+            line,
+            column: 0,
+        });
+        self.locations.push(Location {
+            first_line: self.lines.len() as u32 - 1,
+            line_count: 1,
+            ..Location::default()
+        });
+        LocationId(self.locations.len() as u32 - 1)
+    }
+
     /// Number of samples.
     #[must_use]
     pub fn len(&self) -> usize {

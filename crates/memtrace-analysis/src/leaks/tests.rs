@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use memtrace_model::{
-    Finding, Function, FunctionId, Gauge, Gauges, Label, LabelSetId, LabelValue, Line, Location,
-    LocationId, Pattern, Profile, SampleKind, StackId, Tier, Time, ValueType,
+    Finding, Gauge, Gauges, Label, LabelSetId, LabelValue, Pattern, Profile, SampleKind, StackId,
+    Tier, Time, ValueType,
 };
 
 use super::{Code, findings};
@@ -28,27 +28,7 @@ fn profile(types: &[(&str, &str)], rows: &[(&[&str], i64, Vec<i64>)]) -> Profile
     }
     let (bytes, unit) = (p.intern("bytes"), p.intern("bytes"));
     for (stack, size, values) in rows {
-        let mut locations = Vec::new();
-        for name in *stack {
-            let name = p.intern(name);
-            let function = FunctionId(p.functions.len() as u32);
-            p.functions.push(Function {
-                name,
-                ..Function::default()
-            });
-            let first_line = p.lines.len() as u32;
-            p.lines.push(Line {
-                function,
-                line: 7,
-                column: 0,
-            });
-            locations.push(LocationId(p.locations.len() as u32));
-            p.locations.push(Location {
-                first_line,
-                line_count: 1,
-                ..Location::default()
-            });
-        }
+        let locations: Vec<_> = stack.iter().map(|f| p.add_location(f, 7)).collect();
         let stack = StackId(p.stacks.intern(&locations).unwrap());
         let labels = p.label_sets.intern(&[Label {
             key: bytes,

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use memtrace_model::{
-    Function, FunctionId, Gauge, Gauges, Label, LabelSetId, LabelValue, Line, Location, LocationId,
-    Profile, SampleKind, StackId, StackKey, StringId, Tier, Time, ValueType,
+    Gauge, Gauges, Label, LabelSetId, LabelValue, LocationId, Profile, SampleKind, StackId,
+    StackKey, StringId, Tier, Time, ValueType,
 };
 use proptest::prelude::*;
 
@@ -68,24 +68,7 @@ fn heap_profile(buckets: &[(usize, u64, u64, u64)]) -> Profile {
     }
     let (bytes, unit) = (p.intern("bytes"), p.intern("bytes"));
     for &(stack, size, born, alive) in buckets {
-        let name = p.intern(&format!("f{stack}"));
-        let function = FunctionId(p.functions.len() as u32);
-        p.functions.push(Function {
-            name,
-            ..Function::default()
-        });
-        let first_line = p.lines.len() as u32;
-        p.lines.push(Line {
-            function,
-            line: 7,
-            column: 0,
-        });
-        let location = LocationId(p.locations.len() as u32);
-        p.locations.push(Location {
-            first_line,
-            line_count: 1,
-            ..Location::default()
-        });
+        let location = p.add_location(&format!("f{stack}"), 7);
         let stack = StackId(p.stacks.intern(&[location]).unwrap());
         let labels = p.label_sets.intern(&[Label {
             key: bytes,
@@ -342,23 +325,9 @@ fn jobs_profile(jobs: &[(u64, u64)]) -> Profile {
         });
     }
     for name in ["job.parse", "job.read"] {
-        let name = p.intern(name);
-        p.functions.push(Function {
-            name,
-            ..Function::default()
-        });
-        p.lines.push(Line {
-            function: FunctionId(p.functions.len() as u32 - 1),
-            ..Line::default()
-        });
-        p.locations.push(Location {
-            first_line: p.lines.len() as u32 - 1,
-            line_count: 1,
-            ..Location::default()
-        });
+        let location = p.add_location(name, 0);
+        p.stacks.intern(&[location]);
     }
-    p.stacks.intern(&[LocationId(0)]);
-    p.stacks.intern(&[LocationId(1)]);
     let key = p.intern("tag");
     for (job, &(live, born)) in jobs.iter().enumerate() {
         let value = LabelValue::Text(p.intern(&format!("G{job:03}")));
@@ -424,26 +393,7 @@ fn goroutines_at(stack: &[&str], count: i64) -> Profile {
         kind,
         ..ValueType::default()
     });
-    let list: Vec<LocationId> = stack
-        .iter()
-        .map(|name| {
-            let name = p.intern(name);
-            p.functions.push(Function {
-                name,
-                ..Function::default()
-            });
-            p.lines.push(Line {
-                function: FunctionId(p.functions.len() as u32 - 1),
-                ..Line::default()
-            });
-            p.locations.push(Location {
-                first_line: p.lines.len() as u32 - 1,
-                line_count: 1,
-                ..Location::default()
-            });
-            LocationId(p.locations.len() as u32 - 1)
-        })
-        .collect();
+    let list: Vec<LocationId> = stack.iter().map(|f| p.add_location(f, 0)).collect();
     p.stacks.intern(&list);
     p.label_sets.intern(&[]);
     p.sample_stacks.push(StackId(0));

@@ -133,7 +133,7 @@ fn strip(stack: &[LocationId], kinds: &[Frame], plain: &mut Vec<LocationId>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use memtrace_model::{Function, Line, Location, ValueType};
+    use memtrace_model::ValueType;
 
     /// A heap profile of one sample for each stack, functions named, the leaf first.
     fn profile(stacks: &[&[&str]]) -> Profile {
@@ -145,26 +145,7 @@ mod tests {
         });
         p.label_sets.intern(&[]);
         for (i, stack) in stacks.iter().enumerate() {
-            let list: Vec<LocationId> = stack
-                .iter()
-                .map(|name| {
-                    let name = p.intern(name);
-                    p.functions.push(Function {
-                        name,
-                        ..Function::default()
-                    });
-                    p.lines.push(Line {
-                        function: memtrace_model::FunctionId(p.functions.len() as u32 - 1),
-                        ..Line::default()
-                    });
-                    p.locations.push(Location {
-                        first_line: p.lines.len() as u32 - 1,
-                        line_count: 1,
-                        ..Location::default()
-                    });
-                    LocationId(p.locations.len() as u32 - 1)
-                })
-                .collect();
+            let list: Vec<LocationId> = stack.iter().map(|f| p.add_location(f, 0)).collect();
             let id = p.stacks.intern(&list).unwrap();
             p.sample_stacks.push(StackId(id));
             p.sample_labels.push(LabelSetId(0));
