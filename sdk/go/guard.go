@@ -402,12 +402,11 @@ func (g *guard) route(w http.ResponseWriter, r *http.Request) string {
 		return g.pprof(w, r, name)
 	case strings.HasPrefix(r.URL.Path, memtraceRoot) && isClean(r.URL.Path):
 		if r.URL.Path == memtraceRoot+"heap" {
-			release, ok := g.alone()
-			if !ok {
-				tooMany(w, time.Second)
-				return "another profile is being taken"
+			end, refused := g.begin(w, 0)
+			if refused != "" {
+				return refused
 			}
-			defer release()
+			defer end()
 		}
 		extraHandler.ServeHTTP(w, r)
 		return ""

@@ -60,14 +60,18 @@ func (g *guard) pprof(w http.ResponseWriter, r *http.Request, name string) strin
 	return ""
 }
 
-// alone takes the one place for a profile; release it when ok.
-func (g *guard) alone() (release func(), ok bool) {
+// begin takes the place of the one profile at a time, and gives the client so long to
+// read it: one that does not read must not keep the place. Where it is taken, begin
+// answers and says why.
+func (g *guard) begin(w http.ResponseWriter, length time.Duration) (end func(), refused string) {
 	select {
 	case g.profiling <- struct{}{}:
-		return func() { <-g.profiling }, true
 	default:
-		return nil, false
+		tooMany(w, time.Second)
+		return nil, "another profile is being taken"
 	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(length + writeTimeout))
+	return func() { <-g.profiling }, ""
 }
 
 // snapshot serves a profile of what is now or has been since the start.
@@ -94,12 +98,11 @@ func (g *guard) snapshot(w http.ResponseWriter, r *http.Request, name string) st
 		w.WriteHeader(http.StatusOK)
 		return ""
 	}
-	release, ok := g.alone()
-	if !ok {
-		tooMany(w, time.Second)
-		return "another profile is being taken"
+	end, refused := g.begin(w, 0)
+	if refused != "" {
+		return refused
 	}
-	defer release()
+	defer end()
 	// goroutineleak, where the runtime has it, walks the stacks too.
 	if strings.HasPrefix(name, "goroutine") {
 		if wait, ok := g.goroutines.take(time.Now()); !ok {
@@ -110,8 +113,6 @@ func (g *guard) snapshot(w http.ResponseWriter, r *http.Request, name string) st
 	if gc, _ := strconv.Atoi(query.Get("gc")); name == "heap" && gc > 0 {
 		runtime.GC()
 	}
-	// A client that does not read must not keep the place.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	_ = profile.WriteTo(w, debug) // an error means that the client has gone
 	return ""
 }
@@ -135,13 +136,11 @@ func (g *guard) record(w http.ResponseWriter, r *http.Request, name string, usua
 		w.WriteHeader(http.StatusOK)
 		return ""
 	}
-	release, ok := g.alone()
-	if !ok {
-		tooMany(w, time.Second)
-		return "another profile is being taken"
+	end, refused := g.begin(w, length)
+	if refused != "" {
+		return refused
 	}
-	defer release()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(length + writeTimeout))
+	defer end()
 	if err := start(w); err != nil {
 		// The program itself is recording.
 		fail(w, http.StatusInternalServerError, err.Error())

@@ -25,26 +25,8 @@ import (
 
 const goodToken = "0123456789abcdef-good-token"
 
-// auditBuffer is a log that tests read while it is written.
-type auditBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *auditBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *auditBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // waitFor reads the log until it holds a text: a line is written after the answer.
-func (b *auditBuffer) waitFor(t *testing.T, text string) string {
+func (b *locked) waitFor(t *testing.T, text string) string {
 	t.Helper()
 	for i := 0; i < 500; i++ {
 		if all := b.String(); strings.Contains(all, text) {
@@ -119,7 +101,7 @@ func raw(t *testing.T, address, request string) (status int, head, body string) 
 }
 
 func TestHostileRequests(t *testing.T) {
-	var audit auditBuffer
+	var audit locked
 	e := open(t, GuardAuditLog(&audit))
 	const (
 		heap  = "GET /debug/pprof/heap HTTP/1.1\r\n"
@@ -495,6 +477,9 @@ func TestOneProfileAtATime(t *testing.T) {
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("beside a CPU profile: %d", resp.StatusCode)
 	}
+	if resp, _ = ask(t, e, "GET", "/debug/memtrace/heap", ""); resp.StatusCode != 429 {
+		t.Errorf("a labelled heap profile beside another: %d", resp.StatusCode)
+	}
 	// The minute's goroutine profile is not used up by a refusal.
 	if resp, _ = ask(t, e, "GET", "/debug/pprof/goroutine", ""); resp.StatusCode != 429 {
 		t.Errorf("beside a CPU profile: %d", resp.StatusCode)
@@ -612,7 +597,7 @@ func TestComparison(t *testing.T) {
 }
 
 func TestAuditLog(t *testing.T) {
-	var audit auditBuffer
+	var audit locked
 	e := open(t, GuardAuditLog(&audit))
 	ask(t, e, "GET", "/debug/pprof/heap?debug=1", "")
 	log := audit.waitFor(t, "path=\"/debug/pprof/heap\"")
@@ -668,7 +653,7 @@ func TestAuditLogThatHangs(t *testing.T) {
 }
 
 func TestFlood(t *testing.T) {
-	var audit auditBuffer
+	var audit locked
 	e := open(t, GuardAuditLog(&audit))
 	// A scraper keeps its connection.
 	ask(t, e, "GET", "/debug/pprof/heap", "")
