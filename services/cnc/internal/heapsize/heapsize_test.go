@@ -60,13 +60,17 @@ func TestMap(t *testing.T) {
 		for i := range keys {
 			keys[i] = strconv.Itoa(i)
 		}
+		maps := make([]map[string]*int, max(1, 1<<20/(40*n))) // as above
 		got := heapGrowth(func() any {
-			m := make(map[string]*int)
-			for _, k := range keys {
-				m[k] = nil
+			for i := range maps {
+				maps[i] = make(map[string]*int)
+				for _, k := range keys {
+					maps[i][k] = nil
+				}
 			}
-			return m
-		})
+			return maps
+		}) / float64(len(maps))
+		runtime.KeepAlive(maps)
 		runtime.KeepAlive(keys)
 		want := float64(Map(n, 16, 8))
 		t.Logf("%d: %.0f, expected %.0f (%+.1f %%), %.1f an entry", n, got, want, 100*(want/got-1), got/float64(n))
