@@ -21,6 +21,7 @@
 mod error;
 pub mod folded;
 pub mod goexe;
+pub mod goheap;
 mod gzip;
 pub mod pprof;
 pub mod sdk;

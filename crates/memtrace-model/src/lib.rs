@@ -3,6 +3,7 @@
 //! | word | what it is |
 //! |---|---|
 //! | [`Profile`] | sampled: rows of (stack, labels, values), interned in columns; pprof is its wire form |
+//! | [`HeapGraph`] | exact: objects, types, edges, roots of one moment |
 //! | [`Series`] | values over time: gauges of the process and per-stack values of successive profiles |
 //! | [`Event`] | something that happened: attach, restart, loss |
 //! | [`Finding`] | a verdict with its evidence |
@@ -14,6 +15,7 @@
 
 mod event;
 mod finding;
+mod heap;
 mod hot;
 mod intern;
 mod profile;
@@ -23,6 +25,11 @@ mod time;
 pub use event::{Event, EventKind};
 pub use finding::{
     Bound, FINDING_SCHEMA, Finding, Frame, Pattern, Rate, SampleKind, Status, Tier, finding_schema,
+};
+pub use heap::{
+    Allocated, ChannelUse, EdgeSlot, Goroutine, HeapField, HeapFrame, HeapFrameId, HeapGraph,
+    HeapKind, HeapStackId, HeapTotals, HeapType, HeapTypeId, MapUse, NodeId, Root, RootKind,
+    SliceUse, WaitsFor,
 };
 pub use hot::{HOT_SCHEMA, HotLine, HotPattern, HotRuntime, HotSite, HotTotal, hot_schema};
 pub use intern::{Lists, Strings};
