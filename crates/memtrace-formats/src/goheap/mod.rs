@@ -13,6 +13,13 @@
 //! information, else from a table of versions. Whatever is read may be wrong: every
 //! number from the target is checked before it counts.
 
+mod image;
 mod memory;
 
 pub use memory::{Memory, Region, Registers, Thread, Unreadable};
+
+use crate::Error;
+
+fn damaged(what: impl Into<String>) -> Error {
+    Error::NotAGoProgram { what: what.into() }
+}
