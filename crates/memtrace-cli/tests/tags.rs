@@ -87,7 +87,7 @@ fn keys_on_request() {
     let leak = ["-leak", "mapkey", "-leak-after", "10s", "-leak-rate", "2MB"];
     let service = Service::start(&program, &[&leak[..], &["-load", "100"]].concat());
     let asked = |flag: &[&str]| {
-        let watch = ["watch", &service.url, "--interval", "5s", "--for", "2m30s"];
+        let watch = ["watch", &service.url, "--interval", "5s", "--for", "3m10s"];
         let output = run(&[&watch[..], &["--json"], flag].concat());
         findings(&output)
             .iter()
