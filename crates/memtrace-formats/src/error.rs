@@ -123,6 +123,11 @@ pub enum Warning {
         /// How many.
         count: u64,
     },
+    /// A part of a heap could not be read; the rest was.
+    Heap {
+        /// What is missing.
+        what: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -165,6 +170,7 @@ impl fmt::Display for Warning {
                 "samples have {values} values, but there are {types} sample types; \
                  only what matches was kept"
             ),
+            Self::Heap { what } => f.write_str(what),
             Self::Lines { first, count } => write!(
                 f,
                 "{count} lines make no sense and were left out (the first is line {first})"
@@ -227,6 +233,9 @@ mod tests {
                 values: 2,
             },
             Warning::Lines { first: 1, count: 2 },
+            Warning::Heap {
+                what: "5 spans overlap others".into(),
+            },
         ];
         let lines: Vec<String> = errors
             .iter()

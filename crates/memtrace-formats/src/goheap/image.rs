@@ -144,6 +144,13 @@ impl Image {
         Err(super::damaged("not yet"))
     }
 
+    /// Whether spans of small objects hold marks of the collector ("green tea").
+    pub(crate) fn has_inline_marks(&self) -> bool {
+        let text = &self.version.text;
+        let off = text.contains("nogreenteagc");
+        !off && (self.version.minor >= 26 || text.contains("greenteagc"))
+    }
+
     /// Address in the process of a variable of the runtime, without the package's name.
     pub(crate) fn variable(&self, name: &str) -> Result<u64, Error> {
         let address = self.variables.get(name).copied();

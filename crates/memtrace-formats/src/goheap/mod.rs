@@ -13,12 +13,205 @@
 //! information, else from a table of versions. Whatever is read may be wrong: every
 //! number from the target is checked before it counts.
 
+mod descriptor;
 mod image;
+mod infer;
+mod masks;
 mod memory;
+mod roots;
+mod scan;
+mod spans;
+mod types;
+mod typing;
 
+use std::collections::HashMap;
+
+use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
+
+use crate::{Error, Warning};
+use image::Image;
+use memory::Window;
 pub use memory::{Memory, Region, Registers, Thread, Unreadable};
+use roots::Roots;
+use scan::{Hint, Places};
+use spans::Spans;
+use types::Types;
+use typing::Typing;
 
-use crate::Error;
+/// A process whose heap is to be read.
+#[derive(Clone, Copy)]
+pub struct Process<'a> {
+    /// Its executable, as the file is.
+    pub executable: &'a [u8],
+    /// Its memory, which must not change meanwhile.
+    pub memory: &'a dyn Memory,
+    /// Its mappings, ascending.
+    pub regions: &'a [Region],
+    /// Its threads at that moment.
+    pub threads: &'a [Thread],
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine did; 0 when unknown.
+    pub start: u64,
+    /// The moment.
+    pub taken: Time,
+    /// That moment by the clock that the runtime uses (`CLOCK_MONOTONIC`), in nanoseconds,
+    /// where it is known.
+    pub monotonic: Option<u64>,
+}
+
+/// Entries of the runtime's table of itabs that are read.
+const MAX_ITABS: u64 = 1 << 22;
+
+/// Reads all objects and what keeps them alive.
+///
+/// # Errors
+/// [`Error::NotAGoProgram`] where the process is none, or where its runtime's tables cannot
+/// be read. What is missing otherwise is among the warnings.
+pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
+    let mut warnings = Vec::new();
+    let window = Window::new(process.memory);
+    let image = Image::read(process.executable, &window, process.regions)?;
+    let spans = Spans::read(&window, &image, &mut warnings)?;
+    let mut graph = HeapGraph {
+        taken: process.taken,
+        pid: process.pid,
+        process_start: process.start,
+        ..HeapGraph::default()
+    };
+    graph.runtime = graph.strings.intern(&image.version.text);
+    for span in &spans.list {
+        let (_, objects) = spans.objects(span);
+        for (index, survived) in objects {
+            graph
+                .addresses
+                .push(span.start + u64::from(index) * span.size);
+            graph
+                .words
+                .push(u32::try_from(span.size / 8).unwrap_or(u32::MAX));
+            graph.survived.push(survived);
+        }
+    }
+    let places = places(&window, &image);
+    let mut hints = Vec::new();
+    let edges = scan::edges(
+        process.memory,
+        &image,
+        &spans,
+        &places,
+        |hint| hints.push(hint),
+        &mut warnings,
+    )?;
+    let mut roots = Roots::default();
+    let held = roots::globals(
+        &window,
+        &image,
+        &spans,
+        &mut graph,
+        &mut roots,
+        &mut warnings,
+    );
+
+    let types = Types::new(&window, &image);
+    let addresses = std::mem::take(&mut graph.addresses);
+    let mut typing = Typing::new(types, &window, &image, &spans, &addresses, &edges);
+    for hint in hints {
+        tell(&mut typing, &places, hint);
+    }
+    for pointer in &held {
+        if !pointer.interior {
+            tell(
+                &mut typing,
+                &places,
+                Hint::Held(pointer.target, pointer.before),
+            );
+        }
+    }
+    roots::claim(&mut typing, &image, &held);
+    typing.propagate();
+    infer::infer(&mut typing, &window, &image, &spans);
+    typing.finish(&mut graph);
+
+    graph.addresses = addresses;
+    graph.edge_starts = edges.starts;
+    graph.edges = edges.targets.into_iter().map(NodeId).collect();
+    graph.edge_slots = edges.slots;
+    roots.finish(&mut graph);
+    graph.totals = totals(&window, &image, &spans);
+    graph.check().map_err(damaged)?;
+    Ok((graph, warnings))
+}
+
+/// Takes in what a word tells of a type.
+fn tell(typing: &mut Typing<'_>, places: &Places, hint: Hint) {
+    match hint {
+        Hint::Own(node, kind) => {
+            if let Some(kind) = typing.types.runtime(kind) {
+                typing.own(node, kind);
+            }
+        }
+        Hint::Held(node, word) => {
+            let kind = places.itabs.get(&word).copied().unwrap_or(word);
+            if (places.itabs.contains_key(&word) || places.types.iter().any(|r| r.contains(&word)))
+                && let Some(kind) = typing.types.runtime(kind)
+            {
+                typing.held(node, kind);
+            }
+        }
+        Hint::Code(..) => {}
+    }
+}
+
+/// Where words that tell types may point.
+fn places(window: &Window<'_>, image: &Image) -> Places {
+    let mut places = Places {
+        types: image.modules.iter().map(|m| m.types.0..m.types.1).collect(),
+        text: image.modules.iter().map(|m| m.text.0..m.text.1).collect(),
+        ..Places::default()
+    };
+    places.itabs = itabs(window, image).unwrap_or_default();
+    if let (Some(&low), Some(&high)) = (places.itabs.keys().min(), places.itabs.keys().max()) {
+        places.itab_range = low..high + 1;
+    }
+    places
+}
+
+/// The type of each itab of the runtime's table.
+fn itabs(window: &Window<'_>, image: &Image) -> Option<HashMap<u64, u64>> {
+    let table = window.u64(image.variable("itabTable").ok()?).ok()?;
+    let size = window.u64(table).ok()?.min(MAX_ITABS);
+    let entries = window
+        .bytes(table.wrapping_add(16), size * 8, MAX_ITABS * 8)
+        .ok()?;
+    let itabs = entries
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|e| u64::from_le_bytes(*e));
+    let types = itabs.filter(|&itab| itab != 0).filter_map(|itab| {
+        let kind = window.u64(itab.wrapping_add(8)).ok()?;
+        Some((itab, kind))
+    });
+    Some(types.collect())
+}
+
+fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
+    let read = |variable: &str, field: &str| {
+        let at = image.variable(variable).ok()?;
+        window.u64(at.wrapping_add(image.layout.find(field)?)).ok()
+    };
+    HeapTotals {
+        heap_alloc: None,
+        heap_marked: read("gcController", "gcControllerState.heapMarked"),
+        spans: spans.bytes,
+        stacks: spans.stack_bytes,
+        profile_rate: image
+            .variable("MemProfileRate")
+            .ok()
+            .and_then(|at| window.u64(at).ok())
+            .unwrap_or(0),
+    }
+}
 
 fn damaged(what: impl Into<String>) -> Error {
     Error::NotAGoProgram { what: what.into() }

@@ -1,0 +1,463 @@
+//! What each object is: from what names its type outright, on along its pointers.
+//!
+//! Large objects name their type, interfaces that of what they hold, closures their
+//! function; variables have types in the debug information. From there a pointer's type
+//! tells what it leads to. A claim counts only where it fits: the size, whether there are
+//! pointers at all, and each pointer of the object where the type has one.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use memtrace_model::{HeapField, HeapGraph, HeapKind, HeapType, HeapTypeId, Lists, MapUse};
+
+use super::image::Image;
+use super::memory::Window;
+use super::scan::Edges;
+use super::spans::{Pointers, Spans};
+use super::types::{Form, Pointee, Slot, TypeNo, Types};
+
+/// How sure a claim is; a surer one takes the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Trust {
+    None = 0,
+    /// By a rule that may be wrong.
+    Inferred = 1,
+    /// By a pointer that may lead to a part of the object only.
+    Loose = 2,
+    /// By a slice: elements of this type.
+    Elements = 3,
+    /// By a pointer whose type has the object's size, an interface, a function's address.
+    Exact = 4,
+    /// By the allocator.
+    Certain = 5,
+}
+
+/// What an object may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum What {
+    Of(Form, TypeNo),
+    /// A function value, by the number of its name.
+    Closure(u32),
+}
+
+/// Pointers of an object that are looked at when a claim is checked.
+const CHECKED: usize = 256;
+/// The sizes that the allocator rounds to (`internal/runtime/gc/sizeclasses.go`, the same in all
+/// releases that are read).
+const CLASSES: [u64; 67] = [
+    8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352,
+    384, 416, 448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048,
+    2304, 2688, 3072, 3200, 3456, 4096, 4864, 5120, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728,
+    10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672,
+];
+
+/// The place that the allocator gives to an object of so many bytes.
+pub(crate) fn place(bytes: u64) -> u64 {
+    match CLASSES.get(CLASSES.partition_point(|&c| c < bytes)) {
+        Some(&class) => class,
+        None if bytes <= 32 << 10 => 32 << 10,
+        None => bytes.saturating_add(8191) / 8192 * 8192,
+    }
+}
+
+/// What is known of a type of objects.
+struct Entry {
+    what: What,
+    slots: Rc<[Slot]>,
+    stride: u64,
+    inferred: bool,
+}
+
+pub(crate) struct Typing<'a> {
+    pub(crate) types: Types<'a>,
+    window: &'a Window<'a>,
+    image: &'a Image,
+    spans: &'a Spans,
+    addresses: &'a [u64],
+    edges: &'a Edges,
+    entries: Vec<Entry>,
+    numbers: HashMap<(What, bool), u32>,
+    /// For each object, its type's number in `entries`, plus 1.
+    of: Vec<u32>,
+    trust: Vec<Trust>,
+    open: Vec<u32>,
+    /// Maps whose header has not been read.
+    maps: Vec<(u32, TypeNo)>,
+    pub(crate) map_uses: HashMap<u32, MapUse>,
+}
+
+impl<'a> Typing<'a> {
+    pub(crate) fn new(
+        types: Types<'a>,
+        window: &'a Window<'a>,
+        image: &'a Image,
+        spans: &'a Spans,
+        addresses: &'a [u64],
+        edges: &'a Edges,
+    ) -> Self {
+        Self {
+            types,
+            window,
+            image,
+            spans,
+            addresses,
+            edges,
+            entries: Vec::new(),
+            numbers: HashMap::new(),
+            of: vec![0; addresses.len()],
+            trust: vec![Trust::None; addresses.len()],
+            open: Vec::new(),
+            maps: Vec::new(),
+            map_uses: HashMap::new(),
+        }
+    }
+
+    /// Takes in what a pointer leads to.
+    pub(crate) fn pointer(&mut self, node: u32, to: Pointee, interior: bool) {
+        let Pointee::Object(form, kind) = to else {
+            return;
+        };
+        let (size, header) = self.bytes(node);
+        let fits = |bytes: u64| place(bytes.saturating_add(header)) == size;
+        let of_type = self.types.size(kind);
+        match form {
+            Form::Value if interior => {}
+            Form::Value if fits(of_type) => {
+                self.claim(node, What::Of(Form::Value, kind), Trust::Exact);
+            }
+            // The first of many.
+            Form::Value if of_type > 0 && size >= of_type.saturating_mul(2) => {
+                self.claim(node, What::Of(Form::Array, kind), Trust::Loose);
+            }
+            Form::Value => {}
+            Form::Array | Form::Text => {
+                let trust = if interior {
+                    Trust::Loose
+                } else {
+                    Trust::Elements
+                };
+                if of_type > 0 || form == Form::Text {
+                    self.claim(node, What::Of(form, kind), trust);
+                }
+            }
+            _ if interior => {}
+            _ => self.claim(node, What::Of(form, kind), Trust::Exact),
+        }
+    }
+
+    /// Takes in that the allocator made the object of this type.
+    pub(crate) fn own(&mut self, node: u32, kind: TypeNo) {
+        let (size, header) = self.bytes(node);
+        let of_type = self.types.size(kind).max(1);
+        let form = if (size - header.min(size)) / of_type >= 2 {
+            Form::Array
+        } else {
+            Form::Value
+        };
+        self.claim(node, What::Of(form, kind), Trust::Certain);
+    }
+
+    /// Takes in that an interface holds the object as this type.
+    pub(crate) fn held(&mut self, node: u32, kind: TypeNo) {
+        match self.types.held_by_interface(kind) {
+            Pointee::Object(Form::Value, kind) => {
+                let (size, header) = self.bytes(node);
+                if place(self.types.size(kind).saturating_add(header)) == size {
+                    self.claim(node, What::Of(Form::Value, kind), Trust::Exact);
+                }
+            }
+            to => self.pointer(node, to, false),
+        }
+    }
+
+    /// Takes in that the object is a function value.
+    pub(crate) fn closure(&mut self, node: u32, function: &str) {
+        let name = self.types.names.intern(function);
+        self.claim(node, What::Closure(name), Trust::Exact);
+    }
+
+    pub(crate) fn claim(&mut self, node: u32, what: What, trust: Trust) {
+        let at = node as usize;
+        if self.trust.get(at).is_none_or(|&known| known >= trust) {
+            return;
+        }
+        let number = self.number(what, trust <= Trust::Loose);
+        if trust < Trust::Certain && !self.fits(node, number) {
+            return;
+        }
+        if self.of[at] == number + 1 {
+            self.trust[at] = trust;
+            return;
+        }
+        self.trust[at] = trust;
+        self.of[at] = number + 1;
+        self.open.push(node);
+    }
+
+    /// Size of the object's place, and how many bytes of it come before the value.
+    fn bytes(&self, node: u32) -> (u64, u64) {
+        let span = self.span(node);
+        span.map_or((0, 0), |s| (s.size, s.header()))
+    }
+
+    fn span(&self, node: u32) -> Option<&super::spans::Span> {
+        let address = *self.addresses.get(node as usize)?;
+        self.spans.list.get(self.spans.span_at(address)?)
+    }
+
+    fn is_plain(&self, node: u32) -> bool {
+        self.span(node).is_none_or(|s| s.pointers == Pointers::None)
+    }
+
+    fn number(&mut self, what: What, inferred: bool) -> u32 {
+        if let Some(&number) = self.numbers.get(&(what, inferred)) {
+            return number;
+        }
+        let (slots, stride) = match what {
+            What::Of(form, kind) => (self.types.slots(form, kind), self.types.stride(form, kind)),
+            What::Closure(_) => (Rc::default(), 0),
+        };
+        self.entries.push(Entry {
+            what,
+            slots,
+            stride,
+            inferred,
+        });
+        let number = self.entries.len() as u32 - 1;
+        self.numbers.insert((what, inferred), number);
+        number
+    }
+
+    fn range(&self, node: u32) -> std::ops::Range<usize> {
+        let starts = &self.edges.starts;
+        starts[node as usize] as usize..starts[node as usize + 1] as usize
+    }
+
+    /// Whether the object has pointers only where the type has them.
+    fn fits(&self, node: u32, number: u32) -> bool {
+        let entry = &self.entries[number as usize];
+        if matches!(entry.what, What::Closure(_)) {
+            return true;
+        }
+        let has_pointers = self
+            .span(node)
+            .is_some_and(|s| s.pointers != Pointers::None);
+        // A channel of plain values and its buffer are one object without pointers.
+        let may_be_plain = matches!(entry.what, What::Of(Form::Channel, _));
+        if has_pointers == entry.slots.is_empty() && !may_be_plain {
+            return false;
+        }
+        let slots = &self.edges.slots[self.range(node)];
+        slots
+            .iter()
+            .take(CHECKED)
+            .all(|s| entry.slot(s.offset()).is_some())
+    }
+
+    /// Follows pointers from all objects whose type is new, until there are none.
+    pub(crate) fn propagate(&mut self) {
+        loop {
+            while let Some(node) = self.open.pop() {
+                self.follow(node);
+            }
+            if self.maps.is_empty() {
+                return;
+            }
+            self.read_maps();
+        }
+    }
+
+    fn follow(&mut self, node: u32) {
+        let Some(number) = self.of[node as usize].checked_sub(1) else {
+            return;
+        };
+        let entry = &self.entries[number as usize];
+        if let What::Of(Form::Map, kind) = entry.what {
+            self.maps.push((node, kind));
+        }
+        if entry.slots.is_empty() {
+            return;
+        }
+        for edge in self.range(node) {
+            let slot = self.edges.slots[edge];
+            let to = self.entries[number as usize].slot(slot.offset());
+            if let Some(to) = to.map(|s| s.to) {
+                self.pointer(self.edges.targets[edge], to, slot.is_interior());
+            }
+        }
+    }
+
+    /// Reads the headers of maps in the order of their addresses.
+    fn read_maps(&mut self) {
+        let mut maps = std::mem::take(&mut self.maps);
+        maps.sort_unstable_by_key(|m| m.0);
+        let layout = &self.image.layout;
+        let length = layout.find("internal/runtime/maps.Map.dirLen");
+        let directory = layout.find("internal/runtime/maps.Map.dirPtr");
+        for (node, kind) in maps {
+            let at = self.addresses[node as usize];
+            let (Some(length), Some(directory)) = (length, directory) else {
+                continue;
+            };
+            let Ok(length) = self.window.u64(at.wrapping_add(length)) else {
+                continue;
+            };
+            let form = if length == 0 {
+                Form::MapEntries
+            } else {
+                Form::MapDirectory
+            };
+            for edge in self.range(node) {
+                if self.edges.slots[edge].offset() == directory {
+                    self.pointer(self.edges.targets[edge], Pointee::Object(form, kind), false);
+                }
+            }
+        }
+    }
+
+    /// How many pointers of an object lead to what this type says, and how many to something
+    /// else.
+    pub(crate) fn agreement(&mut self, node: u32, what: What) -> (u32, u32) {
+        let number = self.number(what, true);
+        let (mut agree, mut differ) = (0, 0);
+        for edge in self.range(node).take(CHECKED) {
+            let slot = self.edges.slots[edge];
+            let to = self.entries[number as usize]
+                .slot(slot.offset())
+                .map(|s| s.to);
+            let known = self.what(self.edges.targets[edge]);
+            match (to, known) {
+                (None, _) => differ += 1,
+                // Bytes are bytes, whatever they are called.
+                (Some(Pointee::Object(Form::Text | Form::Array, _)), Some(_))
+                    if self.is_plain(self.edges.targets[edge]) => {}
+                (Some(Pointee::Object(form, kind)), Some(known)) if !slot.is_interior() => {
+                    let fits = match (form, known) {
+                        (Form::Value | Form::Array, What::Of(Form::Value | Form::Array, of)) => {
+                            of == kind
+                        }
+                        (Form::Text, What::Of(Form::Text, _)) => true,
+                        (form, known) => known == What::Of(form, kind),
+                    };
+                    if fits {
+                        agree += 1;
+                    } else {
+                        differ += 1;
+                    }
+                }
+                (Some(Pointee::Function), Some(known)) => {
+                    if matches!(known, What::Closure(_)) {
+                        agree += 1;
+                    } else {
+                        differ += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+        (agree, differ)
+    }
+
+    /// Bytes of objects whose type is known, and of all.
+    #[must_use]
+    pub(crate) fn known(&self) -> (u64, u64) {
+        let mut bytes = (0, 0);
+        for (node, &of) in (0..).zip(&self.of) {
+            let size = self.bytes(node).0;
+            bytes.1 += size;
+            bytes.0 += if of > 0 { size } else { 0 };
+        }
+        bytes
+    }
+
+    /// Which type an object has, where it is known.
+    pub(crate) fn what(&self, node: u32) -> Option<What> {
+        let number = self.of.get(node as usize)?.checked_sub(1)?;
+        Some(self.entries[number as usize].what)
+    }
+
+    /// Writes types and fields to the graph.
+    pub(crate) fn finish(mut self, graph: &mut HeapGraph) {
+        // Of what is not known, size and whether there are pointers are told.
+        let mut unknown: HashMap<(u64, bool), u32> = HashMap::new();
+        let mut known = Vec::new();
+        let mut heap_types = Vec::new();
+        let mut fields = Lists::default();
+        for entry in &self.entries {
+            let (name, kind) = match entry.what {
+                What::Of(form, kind) => (self.types.name(form, kind), form.kind()),
+                What::Closure(name) => (
+                    format!("func {}", self.types.names.get(name)),
+                    HeapKind::Closure,
+                ),
+            };
+            let list: Vec<HeapField> = entry
+                .slots
+                .iter()
+                .filter_map(|s| {
+                    Some(HeapField {
+                        offset: u32::try_from(s.offset).ok()?,
+                        name: graph.strings.intern(self.types.names.get(s.name)),
+                    })
+                })
+                .collect();
+            known.push(HeapTypeId(heap_types.len() as u32));
+            heap_types.push(HeapType {
+                name: graph.strings.intern(&name),
+                kind,
+                inferred: entry.inferred,
+                stride: u32::try_from(entry.stride).unwrap_or(0),
+                fields: fields.intern(&list).unwrap_or(0),
+            });
+        }
+        let none = fields.intern(&[]).unwrap_or(0);
+        let of = std::mem::take(&mut self.of);
+        graph.types.reserve_exact(of.len());
+        for (node, of) in (0..).zip(of) {
+            if let Some(number) = of.checked_sub(1) {
+                graph.types.push(known[number as usize]);
+                continue;
+            }
+            let span = self.span(node);
+            let (size, plain) = span.map_or((0, true), |s| (s.size, s.pointers == Pointers::None));
+            let number = *unknown.entry((size, plain)).or_insert_with(|| {
+                let (name, kind) = match (size, plain) {
+                    (16, true) => ("(small values without pointers)".to_owned(), HeapKind::Tiny),
+                    (size, true) => (
+                        format!("({size} bytes without pointers)"),
+                        HeapKind::Unknown,
+                    ),
+                    (size, false) => (format!("({size} bytes with pointers)"), HeapKind::Unknown),
+                };
+                heap_types.push(HeapType {
+                    name: graph.strings.intern(&name),
+                    kind,
+                    inferred: false,
+                    stride: 0,
+                    fields: none,
+                });
+                heap_types.len() as u32 - 1
+            });
+            graph.types.push(HeapTypeId(number));
+        }
+        graph.heap_types = heap_types;
+        graph.fields = fields;
+    }
+}
+
+impl Entry {
+    /// The pointer at an offset in the object.
+    fn slot(&self, offset: u64) -> Option<&Slot> {
+        let offset = if self.stride > 0 {
+            offset % self.stride
+        } else {
+            offset
+        };
+        let at = self
+            .slots
+            .binary_search_by_key(&offset, |s| s.offset)
+            .ok()?;
+        Some(&self.slots[at])
+    }
+}
