@@ -1,0 +1,3 @@
+module heaptruth
+
+go 1.21

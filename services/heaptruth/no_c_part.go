@@ -1,0 +1,5 @@
+//go:build !cgo_part
+
+package main
+
+func takeC(int) int { return 0 }
