@@ -14,6 +14,9 @@
 //! number from the target is checked before it counts.
 
 mod descriptor;
+mod frames;
+mod functions;
+mod goroutines;
 mod image;
 mod infer;
 mod masks;
@@ -21,6 +24,7 @@ mod memory;
 mod roots;
 mod scan;
 mod spans;
+mod specials;
 mod types;
 mod typing;
 
@@ -29,6 +33,7 @@ use std::collections::HashMap;
 use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
 
 use crate::{Error, Warning};
+use functions::Functions;
 use image::Image;
 use memory::Window;
 pub use memory::{Memory, Region, Registers, Thread, Unreadable};
@@ -72,6 +77,12 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
     let window = Window::new(process.memory);
     let image = Image::read(process.executable, &window, process.regions)?;
+    let functions = Functions::read(&window, &image);
+    if let Err(error) = &functions {
+        warnings.push(Warning::Heap {
+            what: format!("no goroutines, no stacks: {error}"),
+        });
+    }
     let spans = Spans::read(&window, &image, &mut warnings)?;
     let mut graph = HeapGraph {
         taken: process.taken,
@@ -112,17 +123,33 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
         &mut warnings,
     );
 
+    let functions = functions.unwrap_or_default();
+    roots::goroutines(
+        &window,
+        &image,
+        &functions,
+        process,
+        &spans,
+        &mut graph,
+        &mut roots,
+        &mut warnings,
+    );
+    roots::specials(
+        &window, &image, &functions, &spans, &edges, &mut graph, &mut roots,
+    );
+
     let types = Types::new(&window, &image);
     let addresses = std::mem::take(&mut graph.addresses);
     let mut typing = Typing::new(types, &window, &image, &spans, &addresses, &edges);
     for hint in hints {
-        tell(&mut typing, &places, hint);
+        tell(&mut typing, &places, &functions, hint);
     }
     for pointer in &held {
         if !pointer.interior {
             tell(
                 &mut typing,
                 &places,
+                &functions,
                 Hint::Held(pointer.target, pointer.before),
             );
         }
@@ -143,7 +170,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
 }
 
 /// Takes in what a word tells of a type.
-fn tell(typing: &mut Typing<'_>, places: &Places, hint: Hint) {
+fn tell(typing: &mut Typing<'_>, places: &Places, functions: &Functions, hint: Hint) {
     match hint {
         Hint::Own(node, kind) => {
             if let Some(kind) = typing.types.runtime(kind) {
@@ -158,7 +185,11 @@ fn tell(typing: &mut Typing<'_>, places: &Places, hint: Hint) {
                 typing.held(node, kind);
             }
         }
-        Hint::Code(..) => {}
+        Hint::Code(node, word) => {
+            if let Some(function) = functions.at(word).filter(|f| f.entry == word) {
+                typing.closure(node, &functions.name(function));
+            }
+        }
     }
 }
 

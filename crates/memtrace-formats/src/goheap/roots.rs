@@ -1,10 +1,21 @@
 //! What keeps objects alive from outside the heap.
 
-use memtrace_model::{EdgeSlot, HeapGraph, NodeId, Root, RootKind};
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use memtrace_model::{
+    Allocated, EdgeSlot, Goroutine, HeapFrame, HeapFrameId, HeapGraph, HeapStackId, NodeId, Root,
+    RootKind, WaitsFor,
+};
+
+use super::Process;
+use super::functions::{Functions, SourceFrame};
+use super::goroutines::{self, Blocked, RawGoroutine};
 use super::image::{Global, Image, Module};
 use super::memory::Window;
+use super::scan::Edges;
 use super::spans::Spans;
+use super::specials::{self, SpecialKind, Specials};
 use super::types::{Form, Pointee, TypeNo, Types};
 use super::typing::Typing;
 use crate::Warning;
@@ -204,4 +215,226 @@ fn pointee(types: &mut Types<'_>, kind: TypeNo, offset: u64) -> Option<Pointee> 
     let slots = types.slots(Form::Value, kind);
     let at = slots.binary_search_by_key(&offset, |s| s.offset).ok()?;
     Some(slots[at].to)
+}
+
+/// Places in the code, each once.
+#[derive(Default)]
+struct Sources {
+    numbers: HashMap<(Arc<str>, Arc<str>, u32), HeapFrameId>,
+}
+
+impl Sources {
+    fn frame(&mut self, graph: &mut HeapGraph, place: &SourceFrame) -> HeapFrameId {
+        let key = (place.function.clone(), place.file.clone(), place.line);
+        *self.numbers.entry(key).or_insert_with(|| {
+            graph.frames.push(HeapFrame {
+                function: graph.strings.intern(&place.function),
+                file: graph.strings.intern(&place.file),
+                line: place.line,
+            });
+            HeapFrameId(graph.frames.len() as u32 - 1)
+        })
+    }
+
+    fn stack<'a>(
+        &mut self,
+        graph: &mut HeapGraph,
+        places: impl Iterator<Item = &'a SourceFrame>,
+    ) -> HeapStackId {
+        let frames: Vec<HeapFrameId> = places.map(|p| self.frame(graph, p)).collect();
+        HeapStackId(graph.stacks.intern(&frames).unwrap_or(0))
+    }
+}
+
+/// Adds goroutines, and their frames that lead to objects.
+#[expect(clippy::too_many_arguments, reason = "all that is known meets here")]
+pub(crate) fn goroutines(
+    window: &Window<'_>,
+    image: &Image,
+    functions: &Functions,
+    process: &Process<'_>,
+    spans: &Spans,
+    graph: &mut HeapGraph,
+    roots: &mut Roots,
+    warnings: &mut Vec<Warning>,
+) {
+    let (all, lost) =
+        goroutines::read(window, image, functions, process.threads, process.monotonic);
+    warnings.extend(lost.into_iter().map(|what| Warning::Heap { what }));
+    let mut sources = Sources::default();
+    for raw in &all {
+        let root = roots.root(Root {
+            kind: RootKind::Goroutine,
+            name: graph.strings.intern(&raw.entry_function),
+            ..Root::default()
+        });
+        let mut edges = |roots: &mut Roots, pointers: &mut dyn Iterator<Item = u64>| {
+            for place in pointers.filter_map(|p| spans.object_at(p)) {
+                roots.edge(place.node, EdgeSlot::new(0, place.offset != 0));
+            }
+        };
+        edges(roots, &mut raw.other.iter().copied());
+        for frame in &raw.frames {
+            if !frame
+                .pointers
+                .iter()
+                .any(|&(_, p)| spans.object_at(p).is_some())
+            {
+                continue;
+            }
+            roots.root(Root {
+                kind: RootKind::Frame,
+                name: graph.strings.intern(&frame.function),
+                parent: Some(root),
+                line: frame.line,
+            });
+            edges(roots, &mut frame.pointers.iter().map(|&(_, p)| p));
+        }
+        let goroutine = goroutine(raw, root, spans, graph, &mut sources);
+        graph.goroutines.push(goroutine);
+    }
+}
+
+fn goroutine(
+    raw: &RawGoroutine,
+    root: u32,
+    spans: &Spans,
+    graph: &mut HeapGraph,
+    sources: &mut Sources,
+) -> Goroutine {
+    let objects: Vec<Option<NodeId>> = raw
+        .waits_on
+        .iter()
+        .map(|&a| spans.object_at(a).map(|p| NodeId(p.node)))
+        .collect();
+    let places: Vec<SourceFrame> = raw
+        .frames
+        .iter()
+        .filter(|f| !f.is_hidden)
+        .map(|f| SourceFrame {
+            function: f.function.clone(),
+            file: f.file.clone(),
+            line: f.line,
+        })
+        .collect();
+    let stack = sources.stack(graph, places.iter());
+    let created_by = raw.created_by.as_ref().map(|c| sources.frame(graph, c));
+    Goroutine {
+        id: raw.id,
+        root,
+        state: graph.strings.intern(&raw.state),
+        waits_for: match raw.blocked {
+            Blocked::NotBlocked => WaitsFor::NotBlocked,
+            Blocked::Nothing => WaitsFor::Nothing,
+            // One that is not in the heap can always be found again.
+            Blocked::Objects if !objects.is_empty() && objects.iter().all(Option::is_some) => {
+                WaitsFor::Objects
+            }
+            Blocked::Objects | Blocked::Elsewhere => WaitsFor::Elsewhere,
+        },
+        waits_on: objects.into_iter().flatten().collect(),
+        waiting_ms: raw.waiting_ns.map(|ns| ns / 1_000_000),
+        stack,
+        created_by,
+        stack_bytes: raw.stack.1.saturating_sub(raw.stack.0),
+        is_system: raw.is_system,
+        labels: raw
+            .labels
+            .iter()
+            .map(|(k, v)| (graph.strings.intern(k), graph.strings.intern(v)))
+            .collect(),
+    }
+}
+
+/// Adds what finalizers and cleanups keep alive, and who allocated the objects that the heap
+/// profile sampled.
+pub(crate) fn specials(
+    window: &Window<'_>,
+    image: &Image,
+    functions: &Functions,
+    spans: &Spans,
+    edges: &Edges,
+    graph: &mut HeapGraph,
+    roots: &mut Roots,
+) {
+    let mut sources = Sources::default();
+    let mut stacks: HashMap<u64, HeapStackId> = HashMap::new();
+    let mut reader = Specials::new(window, image);
+    let (finalizer, cleanup) = (
+        graph.strings.intern("finalizer"),
+        graph.strings.intern("cleanup"),
+    );
+    for span in spans.list.iter().filter(|s| s.specials != 0) {
+        for special in reader.of_span(span.start, span.specials) {
+            let Some(object) = spans.object_at(special.object) else {
+                continue;
+            };
+            match special.kind {
+                SpecialKind::Profile(bucket) => {
+                    let stack = *stacks.entry(bucket.address).or_insert_with(|| {
+                        let places = functions.call_stack(window, &bucket.pcs);
+                        // The allocator's own frames say nothing.
+                        let own = |p: &SourceFrame| !p.function.starts_with("runtime.");
+                        let first = places.iter().position(own).unwrap_or(0);
+                        sources.stack(graph, places[first..].iter())
+                    });
+                    graph.allocated.push(Allocated {
+                        node: NodeId(object.node),
+                        stack,
+                    });
+                }
+                SpecialKind::Finalizer { function } => {
+                    roots.root(Root {
+                        kind: RootKind::Finalizer,
+                        name: finalizer,
+                        ..Root::default()
+                    });
+                    // What the object leads to stays, the object itself does not.
+                    let range = edges.starts[object.node as usize] as usize
+                        ..edges.starts[object.node as usize + 1] as usize;
+                    for edge in range {
+                        roots.edge(
+                            edges.targets[edge],
+                            EdgeSlot::new(0, edges.slots[edge].is_interior()),
+                        );
+                    }
+                    held(spans, roots, &[function]);
+                }
+                SpecialKind::Cleanup { pointers } => {
+                    roots.root(Root {
+                        kind: RootKind::Cleanup,
+                        name: cleanup,
+                        ..Root::default()
+                    });
+                    held(spans, roots, &pointers);
+                }
+                SpecialKind::Weak { handle } => {
+                    roots.root(Root {
+                        kind: RootKind::Runtime,
+                        name: graph.strings.intern("handle of a weak pointer"),
+                        ..Root::default()
+                    });
+                    held(spans, roots, &[handle]);
+                }
+                SpecialKind::Other(_) => {}
+            }
+        }
+    }
+    graph.allocated.sort_unstable();
+    graph.allocated.dedup_by_key(|a| a.node);
+    let queued = specials::queued_finalizers(window, image);
+    if !queued.is_empty() {
+        roots.root(Root {
+            kind: RootKind::Runtime,
+            name: graph.strings.intern("queue of finalizers"),
+            ..Root::default()
+        });
+        held(spans, roots, &queued);
+    }
+}
+
+fn held(spans: &Spans, roots: &mut Roots, pointers: &[u64]) {
+    for place in pointers.iter().filter_map(|&p| spans.object_at(p)) {
+        roots.edge(place.node, EdgeSlot::new(0, place.offset != 0));
+    }
 }
