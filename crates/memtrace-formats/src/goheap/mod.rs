@@ -35,6 +35,7 @@ use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
 use crate::{Error, Warning};
 use functions::Functions;
 use image::Image;
+pub use image::table_of_layouts;
 use memory::Window;
 pub use memory::{Memory, Region, Registers, Thread, Unreadable};
 use roots::Roots;

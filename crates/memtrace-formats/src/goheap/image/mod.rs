@@ -1,0 +1,470 @@
+//! A Go program and where its runtime keeps what: from the executable, and from the
+//! memory of the process where the executable is stripped.
+//!
+//! ```text
+//! symbols ──┬─▶ variables ──▶ modules
+//! locate ───┘       (a stripped program's are found by the code that uses them)
+//! debug information ─▶ layout, globals, types
+//! layouts.tsv ───────▶ layout (of a stripped program)
+//! ```
+
+mod dwarf;
+mod elf;
+mod layout;
+mod module;
+
+use std::collections::{BTreeMap, HashMap};
+
+use self::dwarf::{Debug, Sections};
+use self::elf::Elf;
+use super::damaged;
+use super::memory::{Region, Window};
+use crate::Error;
+
+/// The release of Go that built the program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// 27 for `go1.27.3`.
+    pub(crate) minor: u32,
+    /// As the program tells it: `go1.27.3`, with experiments after it.
+    pub(crate) text: String,
+}
+
+/// Offsets of the fields of the runtime's types.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layout {
+    /// By `type.field` without package: `mspan.startAddr`, `g.sched.pc`.
+    pub(crate) offsets: HashMap<String, u64>,
+    /// By type: `mspan`.
+    pub(crate) sizes: HashMap<String, u64>,
+    /// By name: `_KindSpecialProfile`.
+    pub(crate) constants: HashMap<String, u64>,
+}
+
+impl Layout {
+    /// Offset in bytes of a field; `None` where this release has none.
+    pub(crate) fn find(&self, field: &str) -> Option<u64> {
+        self.offsets.get(field).copied()
+    }
+
+    /// Offset in bytes of a field that every supported release has.
+    pub(crate) fn at(&self, field: &str) -> Result<u64, Error> {
+        self.find(field)
+            .ok_or_else(|| damaged(format!("the layout of {field} is not known")))
+    }
+
+    /// Size in bytes of a type.
+    pub(crate) fn size(&self, name: &str) -> Result<u64, Error> {
+        let size = self.sizes.get(name).copied();
+        size.ok_or_else(|| damaged(format!("the size of {name} is not known")))
+    }
+}
+
+/// Number of a type in the debug information ([`Image::debug_types`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DebugTypeId(pub(crate) u32);
+
+/// A type of the debug information.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DebugType {
+    pub(crate) name: String,
+    /// Bytes of a value.
+    pub(crate) size: u64,
+    /// The address of the runtime's own descriptor of the type, where it has one.
+    pub(crate) runtime: Option<u64>,
+    pub(crate) shape: DebugShape,
+}
+
+/// What a type of the debug information consists of.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum DebugShape {
+    /// No pointer in it, or nothing is known of it.
+    #[default]
+    Plain,
+    Pointer(Option<DebugTypeId>),
+    /// Offset, name and type of each field.
+    Struct(Vec<(u64, String, DebugTypeId)>),
+    Array(DebugTypeId, u64),
+    Slice(DebugTypeId),
+    String,
+    /// Pointers to the structures that the runtime keeps the map or channel in.
+    Map(DebugTypeId),
+    Channel(DebugTypeId),
+    Function,
+    /// With a type word, and with an itab.
+    EmptyInterface,
+    Interface,
+}
+
+/// A variable of a package.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Global {
+    pub(crate) name: String,
+    /// Where it is in the process.
+    pub(crate) address: u64,
+    pub(crate) size: u64,
+    pub(crate) kind: Option<DebugTypeId>,
+}
+
+/// `runtime.moduledata`: addresses in the process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Module {
+    pub(crate) address: u64,
+    pub(crate) pc_header: u64,
+    /// Address, length in elements.
+    pub(crate) funcnametab: (u64, u64),
+    pub(crate) cutab: (u64, u64),
+    pub(crate) filetab: (u64, u64),
+    pub(crate) pctab: (u64, u64),
+    pub(crate) pclntable: (u64, u64),
+    pub(crate) ftab: (u64, u64),
+    pub(crate) text: (u64, u64),
+    pub(crate) data: (u64, u64),
+    pub(crate) bss: (u64, u64),
+    pub(crate) noptrdata: (u64, u64),
+    pub(crate) noptrbss: (u64, u64),
+    pub(crate) types: (u64, u64),
+    pub(crate) rodata: u64,
+    pub(crate) gofunc: u64,
+    /// Address of the mask's bytes and its length in bits (words of `data`).
+    pub(crate) data_mask: (u64, u64),
+    pub(crate) bss_mask: (u64, u64),
+}
+
+/// A Go program.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub(crate) version: Version,
+    pub(crate) layout: Layout,
+    /// The program's module first; then those of plugins.
+    pub(crate) modules: Vec<Module>,
+    /// Variables with their types, ascending by address; empty where the program is
+    /// stripped.
+    pub(crate) globals: Vec<Global>,
+    pub(crate) debug_types: Vec<DebugType>,
+    /// Addresses in the process of the runtime's variables: `mheap_`, `allgs`, `mbuckets`;
+    /// and of those of the packages around it by their full names: `sync.allPools`.
+    pub(crate) variables: HashMap<String, u64>,
+    /// What a person should know about how the program was read.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Image {
+    /// Reads a program.
+    ///
+    /// # Errors
+    /// [`Error::NotAGoProgram`] where it is none, or none whose runtime can be read.
+    pub(crate) fn read(
+        executable: &[u8],
+        memory: &Window<'_>,
+        regions: &[Region],
+    ) -> Result<Self, Error> {
+        let elf = Elf::parse(executable)?;
+        let bias = elf.bias(memory, regions)?;
+        let mut debug = Sections::read(&elf).map(|s| s.debug()).unwrap_or_default();
+        let symbols = symbols(&elf, bias, &debug);
+        let mut image = Self {
+            variables: variables(&symbols),
+            ..Self::default()
+        };
+        image.version = version(&elf, memory, &image.variables)?;
+        image.lay_out(std::mem::take(&mut debug.layout))?;
+        let first = match image.variables.get("firstmoduledata") {
+            Some(address) => *address,
+            None => module::find(&elf, bias, memory, &image.layout)?,
+        };
+        image.modules = module::read(memory, &image.layout, first)?;
+        image.variables.insert("firstmoduledata".to_owned(), first);
+        image.place_globals(symbols, &debug.types);
+        image.debug_types = debug.types;
+        image.place_types(&elf, bias, memory);
+        Ok(image)
+    }
+
+    /// The layout by the program's own account, and by the table where that says nothing.
+    fn lay_out(&mut self, own: Layout) -> Result<(), Error> {
+        let (table, newest) = match layout::of_version(&self.version) {
+            Ok(found) => found,
+            Err(error) if own.sizes.is_empty() => return Err(error),
+            Err(_) => Default::default(),
+        };
+        if let Some(newest) = newest.filter(|_| own.sizes.is_empty()) {
+            self.notes.push(format!(
+                "{} is newer than what is known here; its runtime is read as that of Go 1.{newest}",
+                self.version.text
+            ));
+        }
+        self.layout = own;
+        let told = std::mem::take(&mut self.layout.sizes);
+        let is_told = |name: &str| {
+            let mut ends = name.match_indices('.').map(|(at, _)| at);
+            ends.any(|end| told.contains_key(&name[..end]))
+        };
+        for (name, at) in table.offsets {
+            if !is_told(&name) {
+                self.layout.offsets.entry(name).or_insert(at);
+            }
+        }
+        self.layout.sizes = table.sizes;
+        self.layout.sizes.extend(told);
+        for (name, value) in table.constants {
+            self.layout.constants.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+
+    fn place_globals(&mut self, symbols: BTreeMap<u64, Found>, types: &[DebugType]) {
+        let ranges = |m: &Module| [m.data, m.bss, m.noptrdata, m.noptrbss];
+        let ranges: Vec<(u64, u64)> = self.modules.iter().flat_map(ranges).collect();
+        let mut covered = 0;
+        for (address, found) in symbols {
+            let size = (found.kind)
+                .and_then(|k| types.get(k.0 as usize))
+                .map_or(found.size, |t| t.size);
+            let is_data = ranges
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&address));
+            // Symbols also name parts of what debug information tells as one.
+            if !is_data || size == 0 || address < covered {
+                continue;
+            }
+            covered = address.saturating_add(size);
+            self.globals.push(Global {
+                name: found.name,
+                address,
+                size,
+                kind: found.kind,
+            });
+        }
+    }
+
+    /// Debug information tells where the runtime's descriptor of a type is relative to
+    /// where some section starts, linkers disagree on which: the right one has
+    /// descriptors of the right sizes there.
+    fn place_types(&mut self, elf: &Elf<'_>, bias: u64, memory: &Window<'_>) {
+        const SAMPLE: usize = 128;
+        let described = || {
+            self.debug_types
+                .iter()
+                .filter_map(|t| Some((t.runtime?, t.size)))
+        };
+        let step = described().count().div_ceil(SAMPLE).max(1);
+        let sample: Vec<(u64, u64)> = described().step_by(step).collect();
+        let ranges: Vec<(u64, u64)> = self.modules.iter().map(|m| m.types).collect();
+        let is_type = |address: u64| {
+            ranges
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&address))
+        };
+        let fits = |base: u64| {
+            let fits = |(at, size): &&(u64, u64)| {
+                let address = base.wrapping_add(*at);
+                is_type(address) && memory.u64(address).is_ok_and(|s| s == *size)
+            };
+            sample.iter().filter(fits).count()
+        };
+        let sections = [
+            ".rodata",
+            ".go.type",
+            ".data.rel.ro",
+            ".data.rel.ro.go.type",
+        ];
+        let sections = sections
+            .iter()
+            .filter_map(|s| Some(elf.section(s)?.0.wrapping_add(bias)));
+        let first = self.modules.first().map(|m| m.types.0);
+        let bases = first.into_iter().chain([0, bias]).chain(sections);
+        let best = bases
+            .map(|base| (fits(base), base))
+            .max_by_key(|(fit, _)| *fit);
+        let base = best
+            .filter(|(fit, _)| fit * 10 >= sample.len() * 9)
+            .map(|(_, b)| b);
+        for kind in &mut self.debug_types {
+            kind.runtime = (kind.runtime.zip(base))
+                .map(|(at, base)| base.wrapping_add(at))
+                .filter(|a| is_type(*a));
+        }
+    }
+
+    /// Whether spans of small objects hold marks of the collector ("green tea").
+    pub(crate) fn has_inline_marks(&self) -> bool {
+        let text = &self.version.text;
+        let off = text.contains("nogreenteagc");
+        !off && (self.version.minor >= 26 || text.contains("greenteagc"))
+    }
+
+    /// Address in the process of a variable of the runtime, without the package's name.
+    pub(crate) fn variable(&self, name: &str) -> Result<u64, Error> {
+        let address = self.variables.get(name).copied();
+        address.ok_or_else(|| damaged(format!("runtime.{name} was not found")))
+    }
+}
+
+/// A variable by symbol or debug information.
+struct Found {
+    name: String,
+    size: u64,
+    kind: Option<DebugTypeId>,
+}
+
+/// Variables by their address in the process.
+fn symbols(elf: &Elf<'_>, bias: u64, debug: &Debug) -> BTreeMap<u64, Found> {
+    let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+    for symbol in elf.data_symbols() {
+        // Constants of the compiler: strings, types, tables.
+        if symbol.name.starts_with("go:") || symbol.name.starts_with("type:") {
+            continue;
+        }
+        let place = found.entry(symbol.address.wrapping_add(bias));
+        let held = place.or_insert_with(|| Found {
+            name: symbol.name.to_owned(),
+            size: symbol.size,
+            kind: None,
+        });
+        // The linker marks ends and starts of sections with symbols without a size.
+        if held.size < symbol.size {
+            symbol.name.clone_into(&mut held.name);
+            held.size = symbol.size;
+        }
+    }
+    for (name, address, kind) in &debug.variables {
+        let place = found.entry(address.wrapping_add(bias));
+        let held = place.or_insert_with(|| Found {
+            name: name.clone(),
+            size: 0,
+            kind: None,
+        });
+        if held.kind.is_none() && (held.size == 0 || held.name == *name) {
+            held.name.clone_from(name);
+            held.kind = *kind;
+        }
+    }
+    found
+}
+
+fn variables(symbols: &BTreeMap<u64, Found>) -> HashMap<String, u64> {
+    const PACKAGES: [&str; 6] = [
+        "sync.",
+        "internal/",
+        "runtime/",
+        "time.",
+        "unique.",
+        "weak.",
+    ];
+    let mut variables = HashMap::new();
+    for (address, found) in symbols {
+        if let Some(own) = found.name.strip_prefix("runtime.") {
+            variables.insert(own.to_owned(), *address);
+        } else if PACKAGES.iter().any(|p| found.name.starts_with(p)) {
+            variables.insert(found.name.clone(), *address);
+        }
+    }
+    variables
+}
+
+/// The release: by the variable that the runtime keeps it in, else by what the linker
+/// wrote for `go version`.
+fn version(
+    elf: &Elf<'_>,
+    memory: &Window<'_>,
+    variables: &HashMap<String, u64>,
+) -> Result<Version, Error> {
+    /// With all experiments.
+    const MAX: u64 = 1024;
+    let told = variables.get("buildVersion").and_then(|address| {
+        let (at, length, _) = memory.slice(*address).ok()?;
+        let bytes = memory.bytes(at, length, MAX).ok()?;
+        Version::parse(std::str::from_utf8(&bytes).ok()?)
+    });
+    let told = told.or_else(|| {
+        let info = elf.section(".go.buildinfo").map(|(_, info)| info);
+        build_info(info.or_else(|| search_info(elf))?)
+    });
+    let version = told.ok_or_else(|| damaged("no release of Go is told"))?;
+    if version.minor < OLDEST {
+        return Err(damaged(format!(
+            "it was built by {}; Go 1.{OLDEST} is the oldest whose runtime can be read",
+            version.text
+        )));
+    }
+    Ok(version)
+}
+
+/// The oldest minor release whose runtime is understood.
+const OLDEST: u32 = 21;
+/// What `runtime/debug.BuildInfo` starts with in an executable.
+const INFO_MAGIC: &[u8] = b"\xff Go buildinf:";
+
+/// The build information of a file without sections: it is at the start of a segment.
+fn search_info<'f>(elf: &Elf<'f>) -> Option<&'f [u8]> {
+    /// As far as the linker's own tool looks.
+    const REACH: usize = 64 << 10;
+    elf.segments().find_map(|segment| {
+        let from = usize::try_from(segment.offset).ok()?;
+        let bytes = elf.bytes().get(from..)?;
+        let near = &bytes[..bytes.len().min(REACH)];
+        let at = near.chunks(16).position(|c| c.starts_with(INFO_MAGIC))? * 16;
+        bytes.get(at..)
+    })
+}
+
+/// The version in the build information (since Go 1.18): after a header of 32 bytes, its
+/// length as a varint, and the text.
+fn build_info(info: &[u8]) -> Option<Version> {
+    const INLINE: u8 = 2;
+    let header = info.get(..32)?;
+    if !header.starts_with(INFO_MAGIC) || header[15] & INLINE == 0 {
+        return None;
+    }
+    let (low, high) = (*info.get(32)?, *info.get(33)?);
+    // Two bytes hold any length that a version has.
+    let (length, at) = match (low & 0x80, high & 0x80) {
+        (0, _) => (usize::from(low), 33),
+        (_, 0) => (usize::from(low & 0x7f) | usize::from(high) << 7, 34),
+        _ => return None,
+    };
+    let text = info.get(at..)?.get(..length)?;
+    Version::parse(std::str::from_utf8(text).ok()?)
+}
+
+impl Version {
+    /// From `go1.27.3 X:nogreenteagc`, `devel go1.28-abc`.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, after) = text.split_once("go1.")?;
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        Some(Self {
+            minor: after[..digits].parse().ok()?,
+            text: text.to_owned(),
+        })
+    }
+}
+
+/// The layout of the runtime as a program's debug information tells it, for the table of
+/// layouts that stripped programs are read by: the program's minor release and layout.
+fn own_layout(executable: &[u8]) -> Result<(u32, Layout), Error> {
+    let elf = Elf::parse(executable)?;
+    let info = elf
+        .section(".go.buildinfo")
+        .and_then(|(_, info)| build_info(info));
+    let version = info.ok_or_else(|| damaged("no release of Go is told"))?;
+    let sections = Sections::read(&elf).ok_or_else(|| damaged("no debug information"))?;
+    Ok((version.minor, sections.debug().layout))
+}
+
+/// The table of layouts (`layouts.tsv`), from one program with debug information for
+/// each minor release.
+///
+/// # Errors
+/// [`Error::NotAGoProgram`] where one is none, or stripped.
+pub fn table_of_layouts(executables: &[Vec<u8>]) -> Result<String, Error> {
+    let mut releases = Vec::new();
+    for executable in executables {
+        releases.push(own_layout(executable)?);
+    }
+    releases.sort_by_key(|(minor, _)| *minor);
+    Ok(layout::to_table(&releases))
+}
+
+#[cfg(test)]
+mod tests;
