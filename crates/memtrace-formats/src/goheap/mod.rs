@@ -248,3 +248,7 @@ fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
 fn damaged(what: impl Into<String>) -> Error {
     Error::NotAGoProgram { what: what.into() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // that is how a test fails
+mod goroutine_tests;
