@@ -134,7 +134,9 @@ fn build(folder: &Path, flags: &[&str]) -> Option<PathBuf> {
 /// Nodes that roots lead to.
 fn reached(graph: &HeapGraph) -> Vec<bool> {
     let mut seen = vec![false; graph.node_count()];
-    let mut open: Vec<NodeId> = (0..graph.roots.len() as u32).map(|r| graph.root_node(r)).collect();
+    let mut open: Vec<NodeId> = (0..graph.roots.len() as u32)
+        .map(|r| graph.root_node(r))
+        .collect();
     while let Some(node) = open.pop() {
         if !std::mem::replace(&mut seen[node.index()], true) {
             open.extend(graph.targets(node));
@@ -161,12 +163,25 @@ fn types(graph: &HeapGraph) -> Tally {
 fn check(program: &Path) {
     let running = Program::start(program, &[]);
     let (graph, warnings) = running.heap(program);
-    println!("{} {} warnings {warnings:?}", running.truth["go"], graph.object_count());
+    println!(
+        "{} {} warnings {warnings:?}",
+        running.truth["go"],
+        graph.object_count()
+    );
     let found = types(&graph);
-    let all: u64 = (0..graph.object_count() as u32).map(|n| graph.size(NodeId(n))).sum();
+    let all: u64 = (0..graph.object_count() as u32)
+        .map(|n| graph.size(NodeId(n)))
+        .sum();
     let live: u64 = found.values().map(|t| t.1).sum();
-    let unknown: u64 = found.iter().filter(|(n, _)| n.starts_with('(')).map(|(_, t)| t.1).sum();
-    println!("alloc {} (told {}), live {live} (told {}), unknown {unknown}", all, running.truth["heap_alloc"], running.truth["heap_live"]);
+    let unknown: u64 = found
+        .iter()
+        .filter(|(n, _)| n.starts_with('('))
+        .map(|(_, t)| t.1)
+        .sum();
+    println!(
+        "alloc {} (told {}), live {live} (told {}), unknown {unknown}",
+        all, running.truth["heap_alloc"], running.truth["heap_live"]
+    );
     let mut expected = Tally::new();
     let mut add = |types: &Value| {
         for (name, tally) in types.as_object().unwrap() {

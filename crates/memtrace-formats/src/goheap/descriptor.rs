@@ -143,6 +143,33 @@ impl Descriptor {
         name
     }
 
+    /// As [`Descriptor::name`], with the paths of packages in the types that a type without
+    /// a name is made of, so many deep.
+    pub(crate) fn full_name(&self, window: &Window<'_>, image: &Image, depth: u32) -> String {
+        let named = self.flags & FLAG_NAMED != 0;
+        let part = |address: u64| -> Option<String> {
+            let part = Self::read(window, address)?;
+            Some(part.full_name(window, image, depth.checked_sub(1)?))
+        };
+        let made = || -> Option<String> {
+            Some(match self.shape(window)? {
+                Shape::Pointer(to) => format!("*{}", part(to)?),
+                Shape::Slice(of) => format!("[]{}", part(of)?),
+                Shape::Array(of, count) => format!("[{count}]{}", part(of)?),
+                Shape::Map(_) => {
+                    let word = |i: u64| window.u64(self.address.wrapping_add(COMMON + 8 * i)).ok();
+                    format!("map[{}]{}", part(word(0)?)?, part(word(1)?)?)
+                }
+                Shape::Channel(of) if !self.name(window, image).contains("<-") => {
+                    format!("chan {}", part(of)?)
+                }
+                _ => return None,
+            })
+        };
+        let made = if named { None } else { made() };
+        made.unwrap_or_else(|| self.name(window, image))
+    }
+
     /// Path of the package that declares it.
     fn package(&self, window: &Window<'_>, image: &Image) -> Option<String> {
         if self.flags & FLAG_UNCOMMON == 0 {

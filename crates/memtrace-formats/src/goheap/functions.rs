@@ -136,6 +136,17 @@ impl Functions {
         Some(self.find_func(name)?.entry)
     }
 
+    /// The first instructions of functions with such names.
+    pub(crate) fn named(&self, wanted: impl Fn(&str) -> bool) -> Vec<u64> {
+        let all = self.modules.iter().flat_map(|tables| {
+            let count = tables.index.len().saturating_sub(1);
+            (0..count).filter_map(|i| tables.func(i))
+        });
+        all.filter(|f| std::str::from_utf8(f.raw_name()).is_ok_and(&wanted))
+            .map(|f| f.entry)
+            .collect()
+    }
+
     fn find_func(&self, name: &str) -> Option<Func<'_>> {
         self.modules.iter().find_map(|tables| {
             let count = tables.index.len().checked_sub(1)?;

@@ -38,7 +38,13 @@ impl Memory for Stopped {
 impl Stopped {
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     fn regions(&self) -> Vec<Region> {
@@ -63,7 +69,12 @@ impl Stopped {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let thread = |path: PathBuf| {
             let stat = std::fs::read_to_string(path.join("stat")).unwrap();
-            let rest: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+            let rest: Vec<&str> = stat
+                .rsplit_once(')')
+                .unwrap()
+                .1
+                .split_whitespace()
+                .collect();
             let word = |n: usize| rest[n - 3].parse::<u64>().unwrap();
             Thread {
                 tid: path.file_name().unwrap().to_str().unwrap().parse().unwrap(),
@@ -95,7 +106,11 @@ fn build(folder: &Path, name: &str, flags: &[&str]) -> Option<PathBuf> {
         .output();
     match built {
         Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Some(program)
         }
         Err(error) => {
@@ -140,10 +155,22 @@ fn start(program: &Path) -> (Stopped, Expected) {
             expected.insert(words[0].parse().unwrap(), (words[1].to_owned(), address));
         } else if let Some(rest) = line.strip_prefix("goroutine ").filter(|l| l.ends_with(':')) {
             current = rest.split(' ').next().unwrap().parse().unwrap();
-            let state = rest.split_once('[').unwrap().1.split([',', ']']).next().unwrap();
+            let state = rest
+                .split_once('[')
+                .unwrap()
+                .1
+                .split([',', ']'])
+                .next()
+                .unwrap();
             told.entry(current).or_default().state = state.to_owned();
         } else if let Some(place) = line.strip_prefix('\t') {
-            let place = place.split(" +0x").next().unwrap().split(" fp=").next().unwrap();
+            let place = place
+                .split(" +0x")
+                .next()
+                .unwrap()
+                .split(" fp=")
+                .next()
+                .unwrap();
             let Some((file, number)) = place.rsplit_once(':') else {
                 continue;
             };
@@ -155,7 +182,8 @@ fn start(program: &Path) -> (Stopped, Expected) {
             } else {
                 // Arguments follow the name.
                 let end = function.rfind('(').unwrap();
-                told.frames.push((function[..end].to_owned(), file.to_owned(), number));
+                told.frames
+                    .push((function[..end].to_owned(), file.to_owned(), number));
             }
         } else {
             function = line;
@@ -179,9 +207,15 @@ fn frames(goroutine: &RawGoroutine) -> Vec<(String, String, u32)> {
 
 /// The marks of the payloads that the frames of a goroutine lead to.
 fn marks(window: &Window<'_>, goroutine: &RawGoroutine) -> BTreeSet<u64> {
-    let frames = goroutine.frames.iter().flat_map(|f| &f.pointers).map(|p| p.1);
+    let frames = goroutine
+        .frames
+        .iter()
+        .flat_map(|f| &f.pointers)
+        .map(|p| p.1);
     let pointers = frames.chain(goroutine.other.iter().copied());
-    pointers.filter_map(|p| window.u64(p.checked_add(8)?).ok()).collect()
+    pointers
+        .filter_map(|p| window.u64(p.checked_add(8)?).ok())
+        .collect()
 }
 
 fn check(program: &Path, flags: &str) {
@@ -194,10 +228,17 @@ fn check(program: &Path, flags: &str) {
     let begin = Instant::now();
     let threads = process.threads();
     let (found, warnings) = goroutines::read(&window, &image, &functions, &threads, None);
-    println!("{version}: {} goroutines in {:?}, {warnings:?}", found.len(), begin.elapsed());
+    println!(
+        "{version}: {} goroutines in {:?}, {warnings:?}",
+        found.len(),
+        begin.elapsed()
+    );
     let by_id: BTreeMap<u64, &RawGoroutine> = found.iter().map(|g| (g.id, g)).collect();
     // Only a thread that was stopped elsewhere than in Go code may be unknown.
-    assert!(warnings.iter().all(|w| w.contains("registers")), "{version}: {warnings:?}");
+    assert!(
+        warnings.iter().all(|w| w.contains("registers")),
+        "{version}: {warnings:?}"
+    );
 
     let mut compared = 0;
     for (id, told) in &told {
@@ -234,15 +275,25 @@ fn check(program: &Path, flags: &str) {
             "sleep" | "io" | "syscall" | "running" => Blocked::NotBlocked,
             _ => Blocked::Objects,
         };
-        assert_eq!(goroutine.blocked, blocked, "{version}: {name} {goroutine:?}");
+        assert_eq!(
+            goroutine.blocked, blocked,
+            "{version}: {name} {goroutine:?}"
+        );
         let near = |on: &u64| (*address..address + 40).contains(on);
         if *address != 0 && name != "chan-send" {
             let on = &goroutine.waits_on;
-            assert!(on.len() == 1 && on.iter().all(near), "{version}: {name} {address:#x} {on:x?}");
+            assert!(
+                on.len() == 1 && on.iter().all(near),
+                "{version}: {name} {address:#x} {on:x?}"
+            );
         }
         assert!(!goroutine.is_system, "{version}: {name}");
         assert_eq!(goroutine.entry_function.starts_with("main.start"), true);
-        let labels: Vec<_> = goroutine.labels.iter().map(|(k, v)| (&k[..], &v[..])).collect();
+        let labels: Vec<_> = goroutine
+            .labels
+            .iter()
+            .map(|(k, v)| (&k[..], &v[..]))
+            .collect();
         match name.as_str() {
             "labelled" => assert_eq!(labels, [("route", "/pay"), ("tenant", "blue")]),
             _ => assert_eq!(labels, [], "{version}: {name}"),
@@ -259,7 +310,10 @@ fn check(program: &Path, flags: &str) {
                 let closures = goroutine.other.iter().filter_map(|&p| captured(p));
                 let closures: BTreeSet<u64> = closures.collect();
                 for i in 0..3 {
-                    assert!(closures.contains(&(0x64_6566_6572 + i)), "{version}: {closures:x?}");
+                    assert!(
+                        closures.contains(&(0x64_6566_6572 + i)),
+                        "{version}: {closures:x?}"
+                    );
                 }
             }
             "running" => {
@@ -270,7 +324,12 @@ fn check(program: &Path, flags: &str) {
         }
     }
     // The goroutines of the runtime are there too.
-    assert!(found.iter().any(|g| g.is_system && &*g.state == "force gc (idle)"), "{version}");
+    assert!(
+        found
+            .iter()
+            .any(|g| g.is_system && &*g.state == "force gc (idle)"),
+        "{version}"
+    );
     check_specials(&window, &image, &functions, &version);
 }
 
@@ -336,14 +395,40 @@ impl Memory for Liar {
 #[test]
 fn lies_are_no_harm() {
     let fields = [
-        "g.stack.lo", "g.stack.hi", "g._panic", "g._defer", "g.m", "g.sched.pc", "g.sched.sp",
-        "g.sched.ctxt", "g.syscallsp", "g.syscallpc", "g.atomicstatus", "g.goid", "g.waitsince",
-        "g.waitreason", "g.gopc", "g.startpc", "g.waiting", "g.labels", "m.g0", "m.procid",
-        "_defer.heap", "_defer.fn", "_defer.link", "sudog.g", "sudog.next", "sudog.elem",
-        "sudog.waitlink", "sudog.c", "cleanupQueue.all",
+        "g.stack.lo",
+        "g.stack.hi",
+        "g._panic",
+        "g._defer",
+        "g.m",
+        "g.sched.pc",
+        "g.sched.sp",
+        "g.sched.ctxt",
+        "g.syscallsp",
+        "g.syscallpc",
+        "g.atomicstatus",
+        "g.goid",
+        "g.waitsince",
+        "g.waitreason",
+        "g.gopc",
+        "g.startpc",
+        "g.waiting",
+        "g.labels",
+        "m.g0",
+        "m.procid",
+        "_defer.heap",
+        "_defer.fn",
+        "_defer.link",
+        "sudog.g",
+        "sudog.next",
+        "sudog.elem",
+        "sudog.waitlink",
+        "sudog.c",
+        "cleanupQueue.all",
     ];
     let offsets = fields.iter().enumerate();
-    let offsets = offsets.map(|(i, f)| ((*f).to_owned(), i as u64 * 8)).collect();
+    let offsets = offsets
+        .map(|(i, f)| ((*f).to_owned(), i as u64 * 8))
+        .collect();
     let variables = ["allfin", "gcCleanups", "fingStatus", "waitReasonStrings"];
     let variables = variables.iter().enumerate();
     let variables = variables.map(|(i, v)| ((*v).to_owned(), 0x2000 + i as u64 * 64));
@@ -399,7 +484,11 @@ fn lies_are_no_harm() {
         }
     }
     assert!(read > 1000, "{read}");
-    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 /// The same, but for a list of goroutines that could be one.

@@ -5,8 +5,9 @@
 //! exactly which words of an object are pointers: often one type alone fits, and where
 //! several do, what the pointers lead to tells them apart.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::code::Code;
 use super::descriptor::Descriptor;
 use super::image::Image;
 use super::masks::{self, ArenaBits};
@@ -152,7 +153,13 @@ fn mask(typing: &mut Typing<'_>, form: Form, number: TypeNo) -> Option<u64> {
 }
 
 /// Claims types for objects that have none.
-pub(crate) fn infer(typing: &mut Typing<'_>, window: &Window<'_>, image: &Image, spans: &Spans) {
+pub(crate) fn infer(
+    typing: &mut Typing<'_>,
+    window: &Window<'_>,
+    image: &Image,
+    code: &Code,
+    spans: &Spans,
+) {
     let descriptors = descriptors(window, image);
     let candidates = Candidates::of(typing, &descriptors);
     let mut unknown: Vec<(Mask, u32)> = Vec::new();
@@ -196,7 +203,12 @@ pub(crate) fn infer(typing: &mut Typing<'_>, window: &Window<'_>, image: &Image,
             if left.is_empty() {
                 continue;
             }
-            if let Some(what) = choose(typing, candidates.fitting(group[0].0), &left) {
+            if let Some(what) = choose(
+                typing,
+                candidates.fitting(group[0].0),
+                &code.allocated,
+                &left,
+            ) {
                 found = true;
                 for node in left {
                     typing.claim(node, what, Trust::Inferred);
@@ -210,11 +222,16 @@ pub(crate) fn infer(typing: &mut Typing<'_>, window: &Window<'_>, image: &Image,
     }
 }
 
-/// The only type that what objects lead to does not speak against.
-fn choose(typing: &mut Typing<'_>, fitting: Vec<What>, nodes: &[u32]) -> Option<What> {
+/// The only type that what objects lead to does not speak against; of several, the only one
+/// that the code is seen to allocate.
+fn choose(
+    typing: &mut Typing<'_>,
+    fitting: Vec<What>,
+    allocated: &HashSet<TypeNo>,
+    nodes: &[u32],
+) -> Option<What> {
     let step = (nodes.len() / SAMPLE).max(1);
-    let mut best: Option<(u32, What)> = None;
-    let mut tie = false;
+    let mut left: Vec<(bool, u32, What)> = Vec::new();
     for what in fitting {
         let (mut agree, mut differ) = (0, 0);
         for &node in nodes.iter().step_by(step) {
@@ -222,14 +239,18 @@ fn choose(typing: &mut Typing<'_>, fitting: Vec<What>, nodes: &[u32]) -> Option<
             agree += a;
             differ += d;
         }
-        if differ > 0 {
-            continue;
-        }
-        match best {
-            Some((known, _)) if agree < known => {}
-            Some((known, _)) if agree == known => tie = true,
-            _ => (best, tie) = (Some((agree, what)), false),
+        if differ == 0 {
+            let made = match what {
+                What::Of(Form::Value, kind) => allocated.contains(&kind),
+                _ => true,
+            };
+            left.push((made, agree, what));
         }
     }
-    best.filter(|_| !tie).map(|(_, what)| what)
+    left.sort_unstable_by_key(|&(made, agree, _)| std::cmp::Reverse((made, agree)));
+    match left[..] {
+        [] => None,
+        [(_, _, what)] => Some(what),
+        [a, b, ..] => ((a.0, a.1) != (b.0, b.1)).then_some(a.2),
+    }
 }

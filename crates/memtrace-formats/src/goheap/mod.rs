@@ -13,6 +13,7 @@
 //! information, else from a table of versions. Whatever is read may be wrong: every
 //! number from the target is checked before it counts.
 
+mod code;
 mod descriptor;
 mod frames;
 mod functions;
@@ -33,6 +34,7 @@ use std::collections::HashMap;
 use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
 
 use crate::{Error, Warning};
+use code::Code;
 use functions::Functions;
 use image::Image;
 pub use image::table_of_layouts;
@@ -139,11 +141,12 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
         &window, &image, &functions, &spans, &edges, &mut graph, &mut roots,
     );
 
-    let types = Types::new(&window, &image);
+    let mut types = Types::new(&window, &image);
+    let code = Code::read(&window, &image, &functions, &mut types);
     let addresses = std::mem::take(&mut graph.addresses);
     let mut typing = Typing::new(types, &window, &image, &spans, &addresses, &edges);
     for hint in hints {
-        tell(&mut typing, &places, &functions, hint);
+        tell(&mut typing, &places, &functions, &code, hint);
     }
     for pointer in &held {
         if !pointer.interior {
@@ -151,13 +154,14 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
                 &mut typing,
                 &places,
                 &functions,
+                &code,
                 Hint::Held(pointer.target, pointer.before),
             );
         }
     }
-    roots::claim(&mut typing, &image, &held);
+    roots::claim(&mut typing, &image, &code, &held);
     typing.propagate();
-    infer::infer(&mut typing, &window, &image, &spans);
+    infer::infer(&mut typing, &window, &image, &code, &spans);
     typing.finish(&mut graph);
 
     graph.addresses = addresses;
@@ -171,7 +175,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
 }
 
 /// Takes in what a word tells of a type.
-fn tell(typing: &mut Typing<'_>, places: &Places, functions: &Functions, hint: Hint) {
+fn tell(typing: &mut Typing<'_>, places: &Places, functions: &Functions, code: &Code, hint: Hint) {
     match hint {
         Hint::Own(node, kind) => {
             if let Some(kind) = typing.types.runtime(kind) {
@@ -188,7 +192,8 @@ fn tell(typing: &mut Typing<'_>, places: &Places, functions: &Functions, hint: H
         }
         Hint::Code(node, word) => {
             if let Some(function) = functions.at(word).filter(|f| f.entry == word) {
-                typing.closure(node, &functions.name(function));
+                let kind = code.closures.get(&word).copied();
+                typing.closure(node, &functions.name(function), kind);
             }
         }
     }

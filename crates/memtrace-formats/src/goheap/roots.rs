@@ -9,6 +9,7 @@ use memtrace_model::{
 };
 
 use super::Process;
+use super::code::Code;
 use super::functions::{Functions, SourceFrame};
 use super::goroutines::{self, Blocked, RawGoroutine};
 use super::image::{Global, Image, Module};
@@ -112,6 +113,7 @@ pub(crate) fn globals(
                 roots.edge(pointer.target, EdgeSlot::new(offset, pointer.interior));
                 held.push(Held {
                     global: pointer.global,
+                    address: pointer.address,
                     offset,
                     target: pointer.target,
                     interior: pointer.interior,
@@ -126,6 +128,8 @@ pub(crate) fn globals(
 /// What a variable leads to.
 pub(crate) struct Held {
     global: Option<usize>,
+    /// Where the pointer is, and how far that is from where the variable starts.
+    address: u64,
     offset: u64,
     pub(crate) target: u32,
     pub(crate) interior: bool,
@@ -192,9 +196,12 @@ fn pointers(
 }
 
 /// Tells what variables with a type lead to.
-pub(crate) fn claim(typing: &mut Typing<'_>, image: &Image, held: &[Held]) {
+pub(crate) fn claim(typing: &mut Typing<'_>, image: &Image, code: &Code, held: &[Held]) {
     let mut last: Option<(usize, Option<TypeNo>)> = None;
     for pointer in held {
+        if let Some(&to) = code.variables.get(&pointer.address) {
+            typing.pointer(pointer.target, to, pointer.interior);
+        }
         let Some(number) = pointer.global else {
             continue;
         };

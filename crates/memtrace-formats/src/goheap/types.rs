@@ -19,6 +19,8 @@ pub(crate) struct TypeNo(u32);
 
 /// Pointers of one value that are listed.
 const MAX_SLOTS: usize = 4 << 10;
+/// Types within the name of a type that are told with their packages.
+const MAX_NESTED: u32 = 8;
 /// Values within values that are looked at for them.
 const MAX_STEPS: usize = 64 << 10;
 
@@ -112,6 +114,8 @@ pub(crate) struct Types<'a> {
     known: Vec<Known>,
     numbers: HashMap<Source, Option<TypeNo>>,
     pub(crate) names: memtrace_model::Strings,
+    /// The map whose entries a type of buckets or groups holds.
+    maps: HashMap<TypeNo, TypeNo>,
     /// The slots that a form adds to those of its type.
     fixed: Fixed,
 }
@@ -153,6 +157,7 @@ impl<'a> Types<'a> {
             known: Vec::new(),
             numbers: HashMap::new(),
             names: memtrace_model::Strings::default(),
+            maps: HashMap::new(),
             fixed,
         }
     }
@@ -195,7 +200,8 @@ impl<'a> Types<'a> {
         let (name, size) = match source {
             Source::Runtime(address) => {
                 let descriptor = Descriptor::recognise(self.window, self.image, address)?;
-                (descriptor.name(self.window, self.image), descriptor.size)
+                let name = descriptor.full_name(self.window, self.image, MAX_NESTED);
+                (name, descriptor.size)
             }
             Source::Debug(id) => {
                 let kind = self.image.debug_types.get(id.0 as usize)?;
@@ -214,6 +220,19 @@ impl<'a> Types<'a> {
         &self.known[number.0 as usize]
     }
 
+    /// The map whose entries are of this type.
+    pub(crate) fn map_of(&self, entries: TypeNo) -> Option<TypeNo> {
+        self.maps.get(&entries).copied()
+    }
+
+    /// Whether more pointers are in a value than are listed.
+    pub(crate) fn is_cut(&self, number: TypeNo) -> bool {
+        self.known(number)
+            .slots
+            .as_ref()
+            .is_some_and(|s| s.len() >= MAX_SLOTS)
+    }
+
     /// Bytes of a value.
     pub(crate) fn size(&self, number: TypeNo) -> u64 {
         self.known(number).size
@@ -223,6 +242,9 @@ impl<'a> Types<'a> {
     pub(crate) fn name(&self, form: Form, number: TypeNo) -> String {
         let name = &self.known(number).name;
         match form {
+            Form::Value | Form::Array if let Some(&map) = self.maps.get(&number) => {
+                self.name(Form::MapEntries, map)
+            }
             Form::Value | Form::Map => name.clone(),
             Form::Array => format!("[]{name}"),
             Form::Text => "string".to_owned(),
@@ -255,7 +277,11 @@ impl<'a> Types<'a> {
             return None;
         };
         match Descriptor::read(self.window, address)?.shape(self.window)? {
-            Shape::Map(entries) => self.runtime(entries),
+            Shape::Map(entries) => {
+                let entries = self.runtime(entries)?;
+                self.maps.entry(entries).or_insert(map);
+                Some(entries)
+            }
             _ => None,
         }
     }
@@ -498,6 +524,19 @@ impl<'a> Types<'a> {
             }
         }
         Pointee::Object(Form::Value, number)
+    }
+
+    /// What a value of a map's or channel's type leads to.
+    pub(crate) fn made(&mut self, number: TypeNo) -> Pointee {
+        match self.parts(self.known(number).source) {
+            Parts::One(to) => to,
+            _ => Pointee::Unknown,
+        }
+    }
+
+    /// Whether the compiler made the type for a function value and what it captured.
+    pub(crate) fn is_closure(&self, number: TypeNo) -> bool {
+        self.known(number).name.starts_with("struct { F uintptr; ")
     }
 
     fn is_one_word(&mut self, source: Source) -> bool {

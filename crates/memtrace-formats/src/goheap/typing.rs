@@ -37,8 +37,9 @@ pub(crate) enum Trust {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum What {
     Of(Form, TypeNo),
-    /// A function value, by the number of its name.
-    Closure(u32),
+    /// A function value, by the number of its name; with the type of what it captured, where
+    /// that is known.
+    Closure(u32, Option<TypeNo>),
 }
 
 /// Pointers of an object that are looked at when a claim is checked.
@@ -150,6 +151,10 @@ impl<'a> Typing<'a> {
     pub(crate) fn own(&mut self, node: u32, kind: TypeNo) {
         let (size, header) = self.bytes(node);
         let of_type = self.types.size(kind).max(1);
+        if let Some(map) = self.types.map_of(kind) {
+            self.claim(node, What::Of(Form::MapEntries, map), Trust::Certain);
+            return;
+        }
         let form = if (size - header.min(size)) / of_type >= 2 {
             Form::Array
         } else {
@@ -172,9 +177,10 @@ impl<'a> Typing<'a> {
     }
 
     /// Takes in that the object is a function value.
-    pub(crate) fn closure(&mut self, node: u32, function: &str) {
+    pub(crate) fn closure(&mut self, node: u32, function: &str, kind: Option<TypeNo>) {
         let name = self.types.names.intern(function);
-        self.claim(node, What::Closure(name), Trust::Exact);
+        self.claim(node, What::Closure(name, kind), Trust::Exact);
+        self.claim(node, What::Closure(name, None), Trust::Exact);
     }
 
     pub(crate) fn claim(&mut self, node: u32, what: What, trust: Trust) {
@@ -206,6 +212,22 @@ impl<'a> Typing<'a> {
         self.spans.list.get(self.spans.span_at(address)?)
     }
 
+    /// Whether an object may be a value of a type, or several side by side.
+    fn may_be(&mut self, node: u32, kind: TypeNo) -> bool {
+        let (size, header) = self.bytes(node);
+        let of_type = self.types.size(kind);
+        let form = if place(of_type.saturating_add(header)) == size {
+            Form::Value
+        } else if of_type > 0 && of_type.saturating_mul(2) <= size {
+            Form::Array
+        } else {
+            // A part of something larger may be pointed to as well.
+            return of_type < size;
+        };
+        let number = self.number(What::Of(form, kind), true);
+        self.fits(node, number)
+    }
+
     fn is_plain(&self, node: u32) -> bool {
         self.span(node).is_none_or(|s| s.pointers == Pointers::None)
     }
@@ -216,7 +238,8 @@ impl<'a> Typing<'a> {
         }
         let (slots, stride) = match what {
             What::Of(form, kind) => (self.types.slots(form, kind), self.types.stride(form, kind)),
-            What::Closure(_) => (Rc::default(), 0),
+            What::Closure(_, Some(kind)) => (self.types.slots(Form::Value, kind), 0),
+            What::Closure(_, None) => (Rc::default(), 0),
         };
         self.entries.push(Entry {
             what,
@@ -237,7 +260,7 @@ impl<'a> Typing<'a> {
     /// Whether the object has pointers only where the type has them.
     fn fits(&self, node: u32, number: u32) -> bool {
         let entry = &self.entries[number as usize];
-        if matches!(entry.what, What::Closure(_)) {
+        if matches!(entry.what, What::Closure(_, None)) {
             return true;
         }
         let has_pointers = self
@@ -346,8 +369,16 @@ impl<'a> Typing<'a> {
                         differ += 1;
                     }
                 }
+                // Not known, but it may be.
+                (Some(Pointee::Object(Form::Value, kind)), None) if !slot.is_interior() => {
+                    if self.may_be(self.edges.targets[edge], kind) {
+                        agree += 1;
+                    } else {
+                        differ += 1;
+                    }
+                }
                 (Some(Pointee::Function), Some(known)) => {
-                    if matches!(known, What::Closure(_)) {
+                    if matches!(known, What::Closure(..)) {
                         agree += 1;
                     } else {
                         differ += 1;
@@ -387,7 +418,7 @@ impl<'a> Typing<'a> {
         for entry in &self.entries {
             let (name, kind) = match entry.what {
                 What::Of(form, kind) => (self.types.name(form, kind), form.kind()),
-                What::Closure(name) => (
+                What::Closure(name, _) => (
                     format!("func {}", self.types.names.get(name)),
                     HeapKind::Closure,
                 ),
