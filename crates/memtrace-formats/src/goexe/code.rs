@@ -99,6 +99,17 @@ impl<R: Read + Seek> Code<R> {
         Ok(())
     }
 
+    /// The code in `range`, as far as there is any.
+    pub(super) fn bytes(&mut self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let from = range.start.max(self.text.address);
+        let length = range.end.min(self.text.end()).saturating_sub(from);
+        let offset = from - self.text.address;
+        elf::bytes(
+            &mut self.input,
+            (self.text.offset.saturating_add(offset), length),
+        )
+    }
+
     /// A part of the file.
     pub(super) fn part(&mut self, part: elf::Part) -> Result<Vec<u8>, Error> {
         elf::bytes(&mut self.input, part)

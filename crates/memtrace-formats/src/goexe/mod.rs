@@ -195,6 +195,30 @@ impl<R: Read + Seek> Program<R> {
     }
 }
 
+/// A function, the address of its code in the file, and the code.
+pub(crate) type FunctionCode = (String, u64, Vec<u8>);
+
+impl<R: Read + Seek> Program<R> {
+    /// The code of the functions for which `wanted` holds, at most `limit` bytes of each.
+    pub(crate) fn code_of(
+        &mut self,
+        wanted: impl Fn(&str) -> bool,
+        limit: u64,
+    ) -> Result<Vec<FunctionCode>, Error> {
+        let functions = &self.functions;
+        let mut entries = functions.iter().peekable();
+        let mut found = Vec::new();
+        while let Some((entry, name)) = entries.next() {
+            if wanted(name) {
+                let end = (entries.peek()).map_or(self.code.text.end(), |(next, _)| *next);
+                let end = end.min(entry.saturating_add(limit));
+                found.push((name.to_owned(), entry, self.code.bytes(entry..end)?));
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Whether these are the first 8 bytes of a table of functions.
 pub(crate) fn starts_function_table(head: &[u8]) -> bool {
     pclntab::may_start(head)

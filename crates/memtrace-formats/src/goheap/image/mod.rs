@@ -11,6 +11,7 @@
 mod dwarf;
 mod elf;
 mod layout;
+mod locate;
 mod module;
 
 use std::collections::{BTreeMap, HashMap};
@@ -173,6 +174,10 @@ impl Image {
             Some(address) => *address,
             None => module::find(&elf, bias, memory, &image.layout)?,
         };
+        if !image.variables.contains_key("mheap_") {
+            let found = locate::variables(&elf, bias, memory, &image.layout)?;
+            image.variables.extend(found);
+        }
         image.modules = module::read(memory, &image.layout, first)?;
         image.variables.insert("firstmoduledata".to_owned(), first);
         image.place_globals(symbols, &debug.types);

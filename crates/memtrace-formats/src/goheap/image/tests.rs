@@ -100,6 +100,177 @@ fn read(executable: &[u8], process: &Process) -> Image {
     Image::read(executable, &window, &process.regions()).unwrap()
 }
 
+/// The same program without symbols and debug information: the headers of the sections
+/// that have them are made to say that there is nothing.
+fn stripped(executable: &[u8]) -> Vec<u8> {
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let half = |bytes: &[u8], at: usize| usize::from(bytes[at]) | usize::from(bytes[at + 1]) << 8;
+    let mut bytes = executable.to_vec();
+    let (table, count, names) = (
+        word(&bytes, 40) as usize,
+        half(&bytes, 60),
+        half(&bytes, 62),
+    );
+    for i in (0..count).filter(|i| *i != names) {
+        let header = table + 64 * i;
+        let (kind, address) = (bytes[header + 4], word(&bytes, header + 16));
+        // What is not loaded: all but the table of the sections' names.
+        if address == 0 || kind == 2 {
+            bytes[header + 4..header + 8].fill(0);
+            bytes[header + 32..header + 40].fill(0);
+        }
+    }
+    bytes
+}
+
+/// What a program is read for, by symbols and debug information or without.
+fn compare(program: &Path) {
+    let shown = program.display();
+    let process = Process::start(program);
+    let bytes = std::fs::read(program).unwrap();
+    let whole = read(&bytes, &process);
+    let bare = read(&stripped(&bytes), &process);
+    assert_eq!(whole.version, bare.version, "{shown}");
+    assert_eq!(
+        format!("{:?}", whole.modules),
+        format!("{:?}", bare.modules),
+        "{shown}"
+    );
+    for name in locate::names() {
+        let found = bare.variables.get(name);
+        if name == "gcCleanups" && !whole.layout.sizes.contains_key("cleanupQueue") {
+            assert_eq!(found, None, "{shown}: {name}");
+            continue;
+        }
+        assert_eq!(whole.variables.get(name), found, "{shown}: {name}");
+        assert!(found.is_some(), "{shown}: {name}");
+    }
+    assert!(whole.layout.offsets.len() > 1000, "{shown}");
+    let differing = |a: &HashMap<String, u64>, b: &HashMap<String, u64>| {
+        let of = a.iter().filter(|(name, value)| b.get(*name) != Some(value));
+        of.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    for (a, b) in [
+        (&whole.layout.offsets, &bare.layout.offsets),
+        (&whole.layout.sizes, &bare.layout.sizes),
+        (&whole.layout.constants, &bare.layout.constants),
+    ] {
+        assert_eq!(differing(a, b), [""; 0], "{shown}");
+    }
+    check_types(&whole, &process);
+    assert!(
+        bare.globals.is_empty() && bare.debug_types.is_empty(),
+        "{shown}"
+    );
+}
+
+/// The fixture's variables have the types that its source gives them.
+fn check_types(image: &Image, process: &Process) {
+    let window = Window::new(process);
+    let kind = |id: DebugTypeId| &image.debug_types[id.0 as usize];
+    let global = |name: &str| image.globals.iter().find(|g| g.name == name).unwrap();
+    let type_of = |name: &str| kind(global(name).kind.unwrap());
+
+    let DebugShape::Pointer(Some(node)) = type_of("main.head").shape else {
+        panic!("{:?}", type_of("main.head"));
+    };
+    let node = kind(node);
+    assert_eq!(node.name, "main.node");
+    let DebugShape::Struct(fields) = &node.shape else {
+        panic!("{node:?}");
+    };
+    let told: Vec<String> = fields
+        .iter()
+        .map(|(at, name, id)| {
+            let shape = format!("{:?}", kind(*id).shape);
+            let shape = shape
+                .split(['(', ' '])
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            format!("{at} {name} {shape} {}", kind(*id).size)
+        })
+        .collect();
+    let expected = [
+        "0 next Pointer 8",
+        "8 name String 16",
+        "24 data Slice 24",
+        "48 value EmptyInterface 16",
+        "64 index Map 8",
+        "72 queue Channel 8",
+        "80 call Function 8",
+        "88 err Interface 16",
+        "104 array Array 24",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(node.size, 128);
+    let array = kind(fields[8].2);
+    assert!(matches!(array.shape, DebugShape::Array(_, 3)), "{array:?}");
+    assert!(matches!(type_of("main.table").shape, DebugShape::Map(_)));
+
+    // The runtime's descriptor of it, and the variable itself, are where they are told.
+    let descriptor = node.runtime.unwrap();
+    assert_eq!(window.u64(descriptor).unwrap(), node.size);
+    let head = window.u64(global("main.head").address).unwrap();
+    let name = window.slice(head + 8).unwrap();
+    assert_eq!(window.bytes(name.0, name.1, 100).unwrap(), b"1999");
+    assert!(image.globals.is_sorted_by_key(|g| g.address));
+}
+
+#[test]
+fn stripped_programs_are_read_like_whole_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let pie = ["-buildmode=pie"];
+    for (name, cgo, flags) in [
+        ("plain", false, &[][..]),
+        ("pie", false, &pie),
+        ("cgo", true, &[]),
+        ("cgopie", true, &pie),
+        (
+            "static",
+            true,
+            &["-ldflags=-linkmode=external -extldflags=-static"],
+        ),
+    ] {
+        if let Some(program) = build(folder.path(), name, cgo, flags) {
+            compare(&program);
+        }
+    }
+}
+
+/// What the linker itself strips is read as well.
+#[test]
+fn programs_that_the_linker_stripped_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, flags) in [
+        ("plain", &["-ldflags=-s -w"][..]),
+        ("pie", &["-buildmode=pie", "-ldflags=-s -w"]),
+    ] {
+        let Some(program) = build(folder.path(), name, false, flags) else {
+            continue;
+        };
+        let process = Process::start(&program);
+        let image = read(&std::fs::read(&program).unwrap(), &process);
+        let has_cleanups = image.layout.sizes.contains_key("cleanupQueue");
+        for wanted in locate::names().filter(|n| *n != "gcCleanups" || has_cleanups) {
+            assert!(image.variable(wanted).is_ok(), "{name}: {wanted}");
+        }
+    }
+}
+
+/// The programs in `MEMTRACE_IMAGES`, a list of paths.
+#[test]
+#[ignore = "for programs of many releases"]
+fn given_programs_are_read_like_whole_ones() {
+    let Ok(programs) = std::env::var("MEMTRACE_IMAGES") else {
+        return;
+    };
+    for program in programs.split_whitespace() {
+        compare(Path::new(program));
+        println!("{program}");
+    }
+}
+
 /// Prints what is read of a process, for work on this module: the program is
 /// `MEMTRACE_IMAGE`.
 #[test]
@@ -152,4 +323,19 @@ fn show() {
     for name in ["mheap_", "allgs", "mbuckets", "sync.allPools"] {
         println!("{name} {:x?}", image.variables.get(name));
     }
+}
+
+#[test]
+#[ignore = "temporary"]
+fn temporary_table() {
+    let files = std::env::var("MEMTRACE_FILES").unwrap();
+    let files: Vec<_> = files
+        .split(' ')
+        .map(|f| std::fs::read(f).unwrap())
+        .collect();
+    std::fs::write(
+        std::env::var("MEMTRACE_TABLE").unwrap(),
+        table_of_layouts(&files).unwrap(),
+    )
+    .unwrap();
 }
