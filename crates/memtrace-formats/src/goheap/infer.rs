@@ -16,19 +16,31 @@ use super::spans::{Pointers, Spans};
 use super::types::{Form, Pointee, TypeNo};
 use super::typing::{Trust, Typing, What};
 
-/// The largest object whose mask is one word.
-const MAX_SIZE: u64 = 512;
+/// The largest object that is looked at. Before Go 1.22 no object names its type; since then
+/// those of more than 512 bytes do.
+const MAX_SIZE: u64 = 1 << 20;
 /// Objects of a mask that are looked at to tell types apart.
 const SAMPLE: usize = 64;
 /// Types that are taken in.
 const MAX_TYPES: usize = 1 << 18;
 /// Bytes of descriptors that are searched.
 const MAX_BYTES: u64 = 256 << 20;
+/// Objects of one mask that are looked at one by one, where they may be of several types.
+const MAX_SINGLE: usize = 1 << 17;
 /// Rounds of inferring and following.
 const ROUNDS: usize = 8;
 
 /// Size of an object's place, and a bit for each word that is a pointer.
-type Mask = (u64, u64);
+type Mask = (u64, Vec<u64>);
+
+/// Sets the bit of the word at an offset.
+fn set(mask: &mut Vec<u64>, offset: u64) {
+    let (word, bit) = ((offset / 512) as usize, offset / 8 % 64);
+    if mask.len() <= word {
+        mask.resize(word + 1, 0);
+    }
+    mask[word] |= 1 << bit;
+}
 
 /// The addresses of all descriptors of a program: what looks like one in the memory where
 /// types are.
@@ -63,8 +75,8 @@ fn descriptors(window: &Window<'_>, image: &Image) -> Vec<u64> {
 /// Types that may be those of small objects with pointers.
 struct Candidates {
     of: HashMap<Mask, Vec<What>>,
-    /// Elements of slices.
-    elements: Vec<(TypeNo, u64, u64)>,
+    /// What stands side by side in arrays: size and the offsets of pointers.
+    elements: Vec<(What, u64, Vec<u64>)>,
 }
 
 impl Candidates {
@@ -83,24 +95,28 @@ impl Candidates {
                     Pointee::Object(Form::Map, map) => {
                         all.add(typing, Form::Map, map);
                         all.add(typing, Form::MapEntries, map);
+                        let size = typing.types.stride(Form::MapEntries, map);
+                        all.side_by_side(typing, Form::MapEntries, map, size);
                     }
                     Pointee::Object(Form::Array, element) => {
                         let size = typing.types.size(element);
-                        if let Some(mask) = mask(typing, Form::Value, element)
-                            && size <= MAX_SIZE
-                            && size > 0
-                        {
-                            all.elements.push((element, size, mask));
-                        }
+                        all.side_by_side(typing, Form::Array, element, size);
                     }
                     Pointee::Object(Form::Channel, of) => all.add(typing, Form::Channel, of),
                     _ => {}
                 }
             }
         }
-        all.elements.sort_unstable();
-        all.elements.dedup();
+        let mut seen = HashSet::new();
+        all.elements.retain(|e| seen.insert(e.0));
         all
+    }
+
+    fn side_by_side(&mut self, typing: &mut Typing<'_>, form: Form, number: TypeNo, size: u64) {
+        let offsets = offsets(typing, form, number);
+        if (1..=MAX_SIZE).contains(&size) && !offsets.is_empty() {
+            self.elements.push((What::Of(form, number), size, offsets));
+        }
     }
 
     fn add(&mut self, typing: &mut Typing<'_>, form: Form, number: TypeNo) {
@@ -111,13 +127,14 @@ impl Candidates {
             Form::Map => 48,
             _ => return,
         };
-        let Some(mask) = mask(typing, form, number).filter(|_| size <= MAX_SIZE) else {
+        let offsets = offsets(typing, form, number);
+        if offsets.is_empty() || size > MAX_SIZE {
             return;
-        };
-        let list = self
-            .of
-            .entry((super::typing::place(size), mask))
-            .or_default();
+        }
+        let mut mask = Vec::new();
+        offsets.iter().for_each(|&o| set(&mut mask, o));
+        let key = (super::typing::place(size), mask);
+        let list = self.of.entry(key).or_default();
         let what = What::Of(form, number);
         if !list.contains(&what) {
             list.push(what);
@@ -125,31 +142,35 @@ impl Candidates {
     }
 
     /// What objects of this size and mask may be.
-    fn fitting(&self, (size, mask): Mask) -> Vec<What> {
-        let mut fitting = self.of.get(&(size, mask)).cloned().unwrap_or_default();
-        for &(element, bytes, of_one) in &self.elements {
-            let (mut built, mut count) = (0_u64, 0);
-            while (count + 1) * bytes <= size {
-                built |= of_one << (count * bytes / 8);
-                count += 1;
-                if built == mask && count > 1 && super::typing::place(count * bytes) == size {
-                    fitting.push(What::Of(Form::Array, element));
-                    break;
-                }
+    fn fitting(&self, key: &Mask) -> Vec<What> {
+        let (size, mask) = key;
+        let mut fitting = self.of.get(key).cloned().unwrap_or_default();
+        let pointers: u32 = mask.iter().map(|w| w.count_ones()).sum();
+        for (element, bytes, offsets) in &self.elements {
+            // So many elements have that many pointers.
+            let count = u64::from(pointers) / offsets.len() as u64;
+            if count < 2 || super::typing::place(count.saturating_mul(*bytes)) != *size {
+                continue;
+            }
+            let mut built = Vec::new();
+            for i in 0..count {
+                offsets.iter().for_each(|o| set(&mut built, i * bytes + o));
+            }
+            if built == *mask {
+                fitting.push(*element);
             }
         }
         fitting
     }
 }
 
-/// A bit for each pointer of a value; `None` where it has none or is too long.
-fn mask(typing: &mut Typing<'_>, form: Form, number: TypeNo) -> Option<u64> {
+/// The offset of each pointer of a value; none where there are too many.
+fn offsets(typing: &mut Typing<'_>, form: Form, number: TypeNo) -> Vec<u64> {
     let slots = typing.types.slots(form, number);
-    let bits = slots.iter().map(|s| s.offset / 8);
-    if slots.is_empty() || slots.iter().any(|s| s.offset >= MAX_SIZE) {
-        return None;
+    if slots.iter().any(|s| s.offset >= MAX_SIZE) {
+        return Vec::new();
     }
-    Some(bits.fold(0, |mask, bit| mask | 1 << bit))
+    slots.iter().map(|s| s.offset).collect()
 }
 
 /// Claims types for objects that have none.
@@ -176,17 +197,17 @@ pub(crate) fn infer(
             if typing.what(node).is_some() {
                 continue;
             }
-            let mut mask = 0_u64;
+            let mut mask = Vec::new();
             let start = u64::from(index) * span.size;
             if let Some(bits) = &bits {
-                bits.each(start, start + span.size, |o| mask |= 1 << ((o - start) / 8));
+                bits.each(start, start + span.size, |o| set(&mut mask, o - start));
             } else {
                 if bytes.is_empty() {
                     bytes = window
                         .bytes(span.start, span.bytes, MAX_BYTES)
                         .unwrap_or_default();
                 }
-                masks::in_span(span, &bytes, index, |o| mask |= 1 << (o / 8));
+                masks::in_span(span, &bytes, index, |o| set(&mut mask, o));
             }
             unknown.push(((span.size, mask), node));
         }
@@ -203,14 +224,17 @@ pub(crate) fn infer(
             if left.is_empty() {
                 continue;
             }
-            if let Some(what) = choose(
-                typing,
-                candidates.fitting(group[0].0),
-                &code.allocated,
-                &left,
-            ) {
+            let fitting = candidates.fitting(&group[0].0);
+            if let Some(what) = choose(typing, &fitting, &code.allocated, &left, false) {
                 found = true;
                 for node in left {
+                    typing.claim(node, what, Trust::Inferred);
+                }
+                continue;
+            }
+            for &node in left.iter().take(MAX_SINGLE) {
+                if let Some(what) = choose(typing, &fitting, &code.allocated, &[node], true) {
+                    found = true;
                     typing.claim(node, what, Trust::Inferred);
                 }
             }
@@ -223,16 +247,18 @@ pub(crate) fn infer(
 }
 
 /// The only type that what objects lead to does not speak against; of several, the only one
-/// that the code is seen to allocate.
+/// that the code is seen to allocate and that most speaks for. Where it must, something
+/// has to speak for it.
 fn choose(
     typing: &mut Typing<'_>,
-    fitting: Vec<What>,
+    fitting: &[What],
     allocated: &HashSet<TypeNo>,
     nodes: &[u32],
+    must_agree: bool,
 ) -> Option<What> {
     let step = (nodes.len() / SAMPLE).max(1);
     let mut left: Vec<(bool, u32, What)> = Vec::new();
-    for what in fitting {
+    for &what in fitting {
         let (mut agree, mut differ) = (0, 0);
         for &node in nodes.iter().step_by(step) {
             let (a, d) = typing.agreement(node, what);
@@ -250,6 +276,7 @@ fn choose(
     left.sort_unstable_by_key(|&(made, agree, _)| std::cmp::Reverse((made, agree)));
     match left[..] {
         [] => None,
+        [(_, 0, _), ..] if must_agree => None,
         [(_, _, what)] => Some(what),
         [a, b, ..] => ((a.0, a.1) != (b.0, b.1)).then_some(a.2),
     }

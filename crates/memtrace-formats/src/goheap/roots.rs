@@ -275,7 +275,7 @@ pub(crate) fn goroutines(
             name: graph.strings.intern(&raw.entry_function),
             ..Root::default()
         });
-        let mut edges = |roots: &mut Roots, pointers: &mut dyn Iterator<Item = u64>| {
+        let edges = |roots: &mut Roots, pointers: &mut dyn Iterator<Item = u64>| {
             for place in pointers.filter_map(|p| spans.object_at(p)) {
                 roots.edge(place.node, EdgeSlot::new(0, place.offset != 0));
             }

@@ -263,19 +263,18 @@ impl<'a> Typing<'a> {
         if matches!(entry.what, What::Closure(_, None)) {
             return true;
         }
-        let has_pointers = self
-            .span(node)
-            .is_some_and(|s| s.pointers != Pointers::None);
+        let has_pointers = !self.is_plain(node);
         // A channel of plain values and its buffer are one object without pointers.
         let may_be_plain = matches!(entry.what, What::Of(Form::Channel, _));
         if has_pointers == entry.slots.is_empty() && !may_be_plain {
             return false;
         }
         let slots = &self.edges.slots[self.range(node)];
+        let is_cut = matches!(entry.what, What::Of(_, kind) if self.types.is_cut(kind));
         slots
             .iter()
             .take(CHECKED)
-            .all(|s| entry.slot(s.offset()).is_some())
+            .all(|s| entry.slot(s.offset()).is_some() || is_cut)
     }
 
     /// Follows pointers from all objects whose type is new, until there are none.
@@ -369,6 +368,12 @@ impl<'a> Typing<'a> {
                         differ += 1;
                     }
                 }
+                (Some(Pointee::Directory(map)), Some(known)) => match known {
+                    What::Of(Form::MapEntries | Form::MapDirectory, of) if of == map => agree += 1,
+                    // A list of tables is told by what they hold.
+                    What::Of(Form::MapDirectory, _) => {}
+                    _ => differ += 1,
+                },
                 // Not known, but it may be.
                 (Some(Pointee::Object(Form::Value, kind)), None) if !slot.is_interior() => {
                     if self.may_be(self.edges.targets[edge], kind) {
