@@ -475,8 +475,11 @@ impl HeapGraph {
         let nodes = objects.checked_add(self.roots.len()).unwrap_or(usize::MAX);
         let is_object = |n: NodeId| n.index() < objects;
         let is_stack = |s: HeapStackId| s.index() < self.stacks.len();
-        let checks: [(bool, &'static str); 15] = [
-            (u32::try_from(nodes).is_ok(), "too many nodes"),
+        let links: usize = self.goroutines.iter().map(|g| g.waits_on.len()).sum();
+        let links = self.edges.len() + self.roots.len() + links;
+        let checks: [(bool, &'static str); 16] = [
+            (nodes < u32::MAX as usize, "too many nodes"),
+            (links < u32::MAX as usize, "too many edges"),
             (
                 self.words.len() == objects,
                 "sizes and objects differ in number",

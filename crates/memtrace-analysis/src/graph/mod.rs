@@ -1,0 +1,22 @@
+//! All objects of a heap: what keeps them alive, and how much each thing keeps.
+//!
+//! Everything here works on a [`HeapGraph`](memtrace_model::HeapGraph) that its `check`
+//! accepts, does no I/O and reads no clock.
+
+mod dominators;
+mod links;
+#[cfg(test)]
+mod sample;
+
+pub use dominators::Dominators;
+
+use memtrace_model::HeapGraph;
+
+/// A heap with its dominators: what most questions are asked of.
+#[derive(Clone, Copy, Debug)]
+pub struct Heap<'a> {
+    /// The objects.
+    pub graph: &'a HeapGraph,
+    /// What retains what; of the same graph.
+    pub dominators: &'a Dominators,
+}
