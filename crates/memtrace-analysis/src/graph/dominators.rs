@@ -133,12 +133,12 @@ impl Dominators {
     }
 
     /// The nodes that a node is the immediate dominator of.
-    pub fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+    pub fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + Clone + '_ {
         self.children_at(self.position(node))
     }
 
     /// The nodes without an immediate dominator: the roots, and what several of them keep.
-    pub fn top(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub fn top(&self) -> impl Iterator<Item = NodeId> + Clone + '_ {
         self.children_at(Some(0))
     }
 
@@ -161,7 +161,7 @@ impl Dominators {
         self.retained[0]
     }
 
-    fn children_at(&self, parent: Option<usize>) -> impl Iterator<Item = NodeId> + '_ {
+    fn children_at(&self, parent: Option<usize>) -> impl Iterator<Item = NodeId> + Clone + '_ {
         let range = parent.map_or(0..0, |p| p + 1..p + self.size[p] as usize);
         let mut at = range.start;
         std::iter::from_fn(move || {

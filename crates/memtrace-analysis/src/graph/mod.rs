@@ -4,11 +4,20 @@
 //! accepts, does no I/O and reads no clock.
 
 mod dominators;
+mod groups;
 mod links;
+mod paths;
 #[cfg(test)]
 mod sample;
+mod tree;
 
 pub use dominators::Dominators;
+pub use groups::{
+    Accumulation, Member, StackGroup, TopGroup, TypeGroup, accumulations, by_stack, by_type,
+    top_groups,
+};
+pub use paths::{PathStep, RootPath, field, root_words, shortest_paths};
+pub use tree::{RetentionNode, RetentionTree, TreeLimits};
 
 use memtrace_model::HeapGraph;
 
