@@ -20,6 +20,7 @@ mod hot;
 mod intern;
 mod profile;
 mod series;
+pub mod snapshot;
 mod time;
 
 pub use event::{Event, EventKind};
