@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("memtrace-formats", &["memtrace-model"]),
     ("memtrace-analysis", &["memtrace-model", "statkit"]),
     ("memtrace-store", &["memtrace-model"]),
-    ("memtrace-collect", &["memtrace-model"]),
+    ("memtrace-collect", &["memtrace-formats", "memtrace-model"]),
     (
         "memtrace-watch",
         &[

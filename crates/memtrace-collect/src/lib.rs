@@ -22,10 +22,12 @@
 //! with the interval; everything that is read is read with a bound; nothing is
 //! written anywhere.
 
+pub mod goproc;
 pub mod proc;
 pub mod scrape;
 pub mod target;
 
+pub use goproc::{FreezeError, Frozen, Method};
 pub use proc::{Exe, ProcError, Process};
 pub use scrape::{Endpoint, Fetched, Options, ScrapeError, Scraper, TokenSource};
 pub use target::{Attached, Target, TargetError};
@@ -43,6 +45,9 @@ pub enum CollectError {
     /// The process could not be read.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// The process could not be frozen.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
 }
 
 /// Now, in the words of the model.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use memtrace_model::{Gauge, Gauges, Time};
 
 pub use exe::Exe;
+pub(crate) use stat::kib_field;
 
 /// `smaps_rollup` walks the whole address space under the target's mmap lock:
 /// read at most this often.
@@ -135,6 +136,11 @@ impl Process {
     pub fn with_smaps_gap(mut self, gap: Duration) -> Self {
         self.smaps_gap = gap.max(SMAPS_GAP);
         self
+    }
+
+    /// Start after boot, in ticks: with the pid, the identity of a process.
+    pub(crate) fn start_ticks(&self) -> u64 {
+        self.start_ticks
     }
 
     /// The pid.
@@ -332,6 +338,12 @@ fn open_error(pid: u32, error: &io::Error) -> ProcError {
         file: "stat",
         reason: error.to_string(),
     }
+}
+
+/// Used memory and limit of the control group of a process, bytes, where known.
+pub(crate) fn group_memory(pid: u32) -> (Option<u64>, Option<u64>) {
+    let memory = cgroup::read(Path::new("/proc"), pid);
+    (memory.usage, memory.limit)
 }
 
 pub(crate) fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {

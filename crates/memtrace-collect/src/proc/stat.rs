@@ -78,7 +78,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// A field `Name:  123 kB` in bytes.
-pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn kib_field(text: &str, name: &str) -> Option<u64> {
     let value = field(text, name)?.strip_suffix("kB")?.trim();
     value.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -1,0 +1,508 @@
+//! Real processes, frozen while they work: what the copy holds, and that they do not
+//! notice.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use memtrace_collect::goproc::{self, FreezeError, Method, Options};
+use memtrace_formats::goheap::Memory;
+
+/// Words that the target's writer counts up in order, one after the other.
+const WORDS: usize = 4 << 20;
+
+/// The tests start this program again in one of these parts.
+const ROLE: &str = "MEMTRACE_TEST_ROLE";
+
+#[test]
+fn role() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("target") => target(),
+        Ok("freezer") => freezer(),
+        _ => {}
+    }
+}
+
+/// A program with threads that compute, write, sleep and wait, and look whether all is
+/// as it should be. It counts heartbeats as long as it is.
+fn target() {
+    let words: &'static [AtomicU64] = Vec::leak((0..WORDS).map(|_| AtomicU64::new(0)).collect());
+    static BEATS: AtomicU64 = AtomicU64::new(0);
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    // Writer: at each moment a number, from some place on the one before.
+    std::thread::spawn(move || {
+        for round in 1.. {
+            for word in words {
+                word.store(round, Ordering::Relaxed);
+            }
+        }
+    });
+    // In registers only, against the same again.
+    std::thread::spawn(|| {
+        let walk = |seed: u64| {
+            let (mut a, mut b, mut f) = (seed, !seed, 1.0_f64);
+            for _ in 0..200_000 {
+                a = a.rotate_left(7) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                b = b.wrapping_add(a >> 3);
+                f = f * 1.000_000_1 + 0.5;
+            }
+            (a, b, f.to_bits())
+        };
+        let expected = walk(42);
+        loop {
+            if walk(std::hint::black_box(42)) != expected {
+                BROKEN.store(true, Ordering::Relaxed);
+            }
+            BEATS.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    // Sleeps never end early, whatever interrupts them.
+    for _ in 0..4 {
+        std::thread::spawn(|| {
+            loop {
+                let began = Instant::now();
+                std::thread::sleep(Duration::from_millis(15));
+                if began.elapsed() < Duration::from_millis(15) {
+                    BROKEN.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    // A lock and a channel between threads.
+    let (to, from) = std::sync::mpsc::channel::<u64>();
+    let (back, answers) = std::sync::mpsc::channel::<u64>();
+    std::thread::spawn(move || {
+        for n in from {
+            back.send(n + 1).unwrap();
+        }
+    });
+    println!(
+        "{} {} {}",
+        words.as_ptr() as usize,
+        BEATS.as_ptr() as usize,
+        BROKEN.as_ptr() as usize
+    );
+    for n in 0.. {
+        to.send(n).unwrap();
+        if answers.recv().unwrap() != n + 1 {
+            BROKEN.store(true, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Freezes a process again and again, until it is killed.
+fn freezer() {
+    let pid = std::env::var("MEMTRACE_TEST_PID").unwrap().parse().unwrap();
+    let options = Options {
+        method: Method::Clone,
+        ..Options::default()
+    };
+    println!("ready");
+    loop {
+        let frozen = goproc::freeze(pid, &options).unwrap();
+        let mut bytes = vec![0; 1 << 16];
+        let region = frozen.regions().iter().find(|r| r.rwx[1]).unwrap();
+        bytes.truncate((region.end - region.start) as usize);
+        frozen.read(region.start, &mut bytes).unwrap();
+    }
+}
+
+/// A running program; ends with the test.
+struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn new(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    fn role(role: &str, pid: u32) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .env("MEMTRACE_TEST_PID", pid.to_string());
+        Self::new(&mut command)
+    }
+
+    /// The next line that begins with a number or is the given word.
+    fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.out.read_line(&mut line).unwrap() > 0, "it ended");
+            // The harness writes the test's name before the first line.
+            let line = line.trim().rsplit("... ").next().unwrap().to_owned();
+            if line.starts_with(|c: char| c.is_ascii_digit()) || line == "ready" {
+                return line;
+            }
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// The target of [`target`], from outside.
+struct Target {
+    running: Running,
+    words: u64,
+    beats: u64,
+    broken: u64,
+}
+
+impl Target {
+    fn new() -> Self {
+        let mut running = Running::role("target", 0);
+        let line = running.line();
+        let numbers: Vec<u64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
+        std::thread::sleep(Duration::from_millis(100));
+        Self {
+            running,
+            words: numbers[0],
+            beats: numbers[1],
+            broken: numbers[2],
+        }
+    }
+
+    fn peek<const N: usize>(&self, address: u64) -> [u8; N] {
+        use std::os::unix::fs::FileExt as _;
+        let memory = std::fs::File::open(format!("/proc/{}/mem", self.running.pid())).unwrap();
+        let mut bytes = [0; N];
+        memory.read_exact_at(&mut bytes, address).unwrap();
+        bytes
+    }
+
+    /// It works on, and nothing went wrong in it.
+    #[track_caller]
+    fn is_whole(&self) {
+        let before = u64::from_le_bytes(self.peek(self.beats));
+        let until = Instant::now() + Duration::from_secs(10);
+        while u64::from_le_bytes(self.peek(self.beats)) < before + 3 {
+            assert!(Instant::now() < until, "its heart stopped");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(self.peek::<1>(self.broken), [0], "it found a fault");
+        nothing_left(self.running.pid());
+    }
+}
+
+fn status(pid: u32, tid: u32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(name));
+    line.unwrap().trim_start_matches(':').trim().to_owned()
+}
+
+fn tasks(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let number = |e: std::fs::DirEntry| e.file_name().to_str()?.parse().ok();
+    listed.filter_map(|e| number(e.ok()?)).collect()
+}
+
+/// No tracer, no stopped thread, no child.
+#[track_caller]
+fn nothing_left(pid: u32) {
+    for tid in tasks(pid) {
+        let path = format!("/proc/{pid}/task/{tid}/children");
+        let Ok(children) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        assert_eq!(children, "", "a child is left");
+        assert_eq!(status(pid, tid, "TracerPid"), "0");
+        let state = status(pid, tid, "State");
+        assert!(!state.starts_with(['t', 'T', 'Z']), "thread {tid} is {state}");
+    }
+}
+
+/// Processes that run the same program, zombies left out.
+fn same_program(pid: u32) -> BTreeSet<u32> {
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let listed = std::fs::read_dir("/proc").unwrap();
+    listed
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|p: &u32| std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|e| e == exe))
+        .collect()
+}
+
+fn descriptors(pid: u32) -> BTreeSet<PathBuf> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    listed
+        .filter_map(|e| std::fs::read_link(e.ok()?.path()).ok())
+        .collect()
+}
+
+/// The words of [`target`], in one moment: a number, from some place on the one before.
+#[track_caller]
+fn check_words(memory: &dyn Memory, address: u64) -> Vec<u8> {
+    let mut bytes = vec![0; WORDS * 8];
+    memory.read(address, &mut bytes).unwrap();
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+        .collect();
+    let steps = words.windows(2).filter(|w| w[0] != w[1]);
+    let steps: Vec<(u64, u64)> = steps.map(|w| (w[0], w[1])).collect();
+    assert!(steps.len() <= 1, "{} steps", steps.len());
+    assert!(steps.iter().all(|(a, b)| *a == b + 1), "{steps:?}");
+    assert!(words[0] > 0);
+    bytes
+}
+
+fn clone_only() -> Options {
+    Options {
+        method: Method::Clone,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn a_copy_is_one_moment_and_the_target_goes_on() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let files = descriptors(pid);
+    let masks = |pid| -> Vec<String> {
+        tasks(pid)
+            .iter()
+            .map(|tid| status(pid, *tid, "SigBlk"))
+            .collect()
+    };
+    let before = masks(pid);
+    let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+    println!("pause {:?}", frozen.pause());
+    assert!(!frozen.is_held());
+    assert_eq!(frozen.threads().len(), tasks(pid).len());
+    let first = check_words(&frozen, target.words);
+    target.is_whole_but_for_the_copy();
+    assert!(check_words(&frozen, target.words) == first, "it moved");
+    let exe = std::fs::read(format!("/proc/{pid}/exe")).unwrap();
+    assert!(frozen.executable().unwrap() == exe);
+    for thread in frozen.threads() {
+        let within = |address| {
+            let mut all = frozen.regions().iter();
+            all.any(|r| r.start <= address && address < r.end)
+        };
+        assert!(within(thread.registers.pc), "{thread:x?}");
+        assert!(within(thread.registers.sp), "{thread:x?}");
+    }
+    assert!(frozen.read(8, &mut [0; 8]).is_err());
+    assert!(frozen.read(u64::MAX - 3, &mut [0; 8]).is_err());
+    frozen.thaw();
+    target.is_whole();
+    assert_eq!(descriptors(pid), files);
+    assert_eq!(masks(pid), before);
+}
+
+impl Target {
+    /// As [`Self::is_whole`], with the copy still there.
+    fn is_whole_but_for_the_copy(&self) {
+        self.is_whole();
+    }
+}
+
+#[test]
+fn many_copies_in_a_row() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let mut pauses = Vec::new();
+    for _ in 0..50 {
+        let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+        pauses.push(frozen.pause());
+        check_words(&frozen, target.words);
+    }
+    target.is_whole();
+    pauses.sort();
+    println!("pauses: median {:?}, worst {:?}", pauses[25], pauses[49]);
+}
+
+#[test]
+fn held_without_a_copy() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let options = Options {
+        method: Method::Direct,
+        hold: Duration::from_secs(2),
+        ..Options::default()
+    };
+    let frozen = goproc::freeze(pid, &options).unwrap();
+    assert!(frozen.is_held());
+    let first = check_words(&frozen, target.words);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(check_words(&frozen, target.words) == first, "it moved");
+    assert!(frozen.pause() >= Duration::from_millis(50));
+    frozen.thaw();
+    target.is_whole();
+    // Not longer than agreed: it goes on, and what is read then is refused.
+    let frozen = goproc::freeze(pid, &options).unwrap();
+    std::thread::sleep(Duration::from_millis(2200));
+    target.is_whole();
+    assert!(frozen.read(target.words, &mut [0; 8]).is_err());
+}
+
+/// `kill -9` of the program that freezes, at any moment.
+#[test]
+fn killed_at_any_moment() {
+    let rounds = match std::env::var("MEMTRACE_FULL") {
+        Ok(_) => 200,
+        Err(_) => 20,
+    };
+    let target = Target::new();
+    let pid = target.running.pid();
+    let mut seed = 0x1234_5678_9abc_def1_u64;
+    for round in 0..rounds {
+        let mut freezer = Running::role("freezer", pid);
+        freezer.line();
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        std::thread::sleep(Duration::from_micros(seed % 200_000));
+        freezer.child.kill().unwrap();
+        freezer.child.wait().unwrap();
+        // The guard ends what it began.
+        let until = Instant::now() + Duration::from_secs(5);
+        let ours = || {
+            let mut same = same_program(pid);
+            same.remove(&pid);
+            same.retain(|p| {
+                let about = std::fs::read_to_string(format!("/proc/{p}/stat")).unwrap_or_default();
+                about.contains("memtrace-guard") || parent_is_init_and_traced(*p)
+            });
+            same
+        };
+        while !ours().is_empty() {
+            assert!(Instant::now() < until, "round {round}: left {:?}", ours());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        target.is_whole();
+    }
+}
+
+fn parent_is_init_and_traced(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|text| !text.contains("TracerPid:\t0\n") && text.contains("PPid:\t1\n"))
+}
+
+#[test]
+fn what_cannot_be_frozen() {
+    let gone = goproc::freeze(u32::MAX >> 1, &clone_only()).unwrap_err();
+    assert!(matches!(gone, FreezeError::NoSuchProcess { .. }), "{gone}");
+    let own = goproc::freeze(std::process::id(), &clone_only()).unwrap_err();
+    assert!(matches!(own, FreezeError::Unsupported { .. }), "{own}");
+    let kernel = goproc::freeze(2, &clone_only()).unwrap_err();
+    println!("{kernel}");
+    let target = Target::new();
+    let held = goproc::freeze(
+        target.running.pid(),
+        &Options {
+            method: Method::Direct,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    let twice = goproc::freeze(target.running.pid(), &clone_only()).unwrap_err();
+    assert!(matches!(twice, FreezeError::Traced { .. }), "{twice}");
+    held.thaw();
+    target.is_whole();
+}
+
+const SERVICE: &str = include_str!("goproc_service.go.txt");
+
+/// Builds the service; `None` without a Go toolchain.
+fn service(dir: &Path) -> Option<PathBuf> {
+    let Some(go) = std::env::var_os("MEMTRACE_GO") else {
+        eprintln!("skipped: MEMTRACE_GO does not name a go program; `cargo xtask test` sets it");
+        return None;
+    };
+    std::fs::write(dir.join("main.go"), SERVICE).unwrap();
+    std::fs::write(dir.join("go.mod"), "module service\n\ngo 1.21\n").unwrap();
+    let built = Command::new(go)
+        .args(["build", "-o", "service", "."])
+        .current_dir(dir)
+        .status();
+    assert!(built.unwrap().success());
+    Some(dir.join("service"))
+}
+
+/// Requests on one connection until told to stop: how many were answered rightly.
+fn client(address: &str, stop: &AtomicBool) -> u64 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answered = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let sent = format!("GET /?n={answered} HTTP/1.1\r\nHost: service\r\n\r\n");
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let end = format!("<{answered}>");
+        while !answer.ends_with(end.as_bytes()) {
+            let mut part = [0; 4096];
+            let got = stream.read(&mut part).unwrap();
+            assert!(got > 0, "the connection was closed");
+            answer.extend_from_slice(&part[..got]);
+        }
+        answered += 1;
+    }
+    answered
+}
+
+/// A Go service under load: no request is lost, however often it is frozen.
+#[test]
+fn a_go_service_under_load() {
+    let full = std::env::var("MEMTRACE_FULL").ok();
+    let rounds = full.as_ref().map_or(40, |n| n.parse().unwrap_or(1000));
+    let mib = std::env::var("MEMTRACE_HEAP_MIB").unwrap_or("50".into());
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = service(dir.path()) else {
+        return;
+    };
+    let mut running = Running::new(Command::new(program).arg(&mib));
+    let address = running.line();
+    let pid = running.pid();
+    let stop = AtomicBool::new(false);
+    let (answered, mut pauses, mut whole) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| client(&address, &stop))).collect();
+        let (mut pauses, mut whole) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let began = Instant::now();
+            let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+            pauses.push(frozen.pause());
+            frozen.thaw();
+            whole.push(began.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        let answered: u64 = clients.into_iter().map(|c| c.join().unwrap()).sum();
+        (answered, pauses, whole)
+    });
+    nothing_left(pid);
+    assert_eq!(running.child.try_wait().unwrap(), None);
+    assert!(answered > 0);
+    pauses.sort();
+    whole.sort();
+    let at = |of: &[Duration], share: usize| of[(of.len() - 1) * share / 100];
+    println!(
+        "{mib} MiB, {rounds} freezes, {answered} requests; pause p50 {:?} p90 {:?} p99 {:?} max {:?}; \
+         freeze and thaw p50 {:?} max {:?}",
+        at(&pauses, 50),
+        at(&pauses, 90),
+        at(&pauses, 99),
+        at(&pauses, 100),
+        at(&whole, 50),
+        at(&whole, 100),
+    );
+}
