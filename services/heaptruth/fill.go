@@ -13,7 +13,7 @@ type Session struct {
 	Attrs   map[string]string
 	Items   []*Item
 	Last    *Order
-	Flags   [2]uint64
+	Flags   [6]uint64
 	Partner *Session
 }
 
@@ -24,6 +24,7 @@ type Item struct {
 	Owner *Session
 	Tags  []string
 	More  any
+	Pad   [5]uint64
 }
 
 // Order see [Session].
@@ -31,6 +32,7 @@ type Order struct {
 	Number uint64
 	Lines  []Line
 	Before *Order
+	Pad    [4]uint64
 }
 
 // Line see [Session].
@@ -39,14 +41,17 @@ type Line struct {
 	Count int
 }
 
-var sessions map[uint64]*Session
+var (
+	sessions     []*Session
+	sessionsByID map[uint64]*Session
+)
 
 // fill makes a heap of about that many bytes.
 func fill(bytes uint64) {
 	if bytes == 0 {
 		return
 	}
-	sessions = map[uint64]*Session{}
+	sessionsByID = map[uint64]*Session{}
 	random := uint64(88172645463325252)
 	next := func(n int) int {
 		random ^= random << 13
@@ -57,7 +62,15 @@ func fill(bytes uint64) {
 	var before *Session
 	for number := uint64(0); ; number++ {
 		if number%1000 == 0 {
+			// What lives, not what waits for the collector, which is off.
+			if number%64000 == 0 && number > 0 {
+				runtime.GC()
+			}
 			runtime.ReadMemStats(&stats)
+			if stats.HeapAlloc >= bytes {
+				runtime.GC()
+				runtime.ReadMemStats(&stats)
+			}
 			if stats.HeapAlloc >= bytes {
 				return
 			}
@@ -76,7 +89,7 @@ func fill(bytes uint64) {
 			case 0:
 				s.Items[i].Tags = []string{s.User, fmt.Sprintf("tag %d", next(50))}
 			case 1:
-				s.Items[i].More = make([]byte, 16+next(400))
+				s.Items[i].More = make([]byte, 16+next(1200))
 			case 2:
 				s.Items[i].More = &Order{Number: number}
 			}
@@ -87,7 +100,8 @@ func fill(bytes uint64) {
 				s.Last.Lines[j].Item = s.Items[next(len(s.Items))]
 			}
 		}
-		sessions[number] = s
+		sessions = append(sessions, s)
+		sessionsByID[number] = s
 		before = nil
 		if next(2) == 0 {
 			before = s
