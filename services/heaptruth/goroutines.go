@@ -21,7 +21,7 @@ type goroutine struct {
 	WaitsOn string `json:"waits_on,omitempty"`
 	// Leaked: nothing can ever wake it.
 	Leaked bool `json:"leaked"`
-	// Retains are bytes that it alone holds.
+	// Retains are bytes that it alone holds, what it waits on included.
 	Retains uint64 `json:"retains"`
 }
 
@@ -70,6 +70,9 @@ func self() uint64 {
 	return id
 }
 
+// payload is on the heap: inlined, it would be on the stack of who asked.
+//
+//go:noinline
 func payload() *Payload { return &Payload{Leaf: leaves(1)} }
 
 func chanAddress(c chan int) string { return address(*(*unsafe.Pointer)(unsafe.Pointer(&c))) }
@@ -197,6 +200,13 @@ func sleep(wake chan int) {
 // a structure.
 func buildGoroutines(scale int) ([]goroutine, *structure) {
 	n := 80 * scale
+	channel := allocated(func() { never = make(chan int) }).Bytes
+	never = nil
+	own := map[string]uint64{
+		"main.leakReceive": channel, "main.leakSend": channel, "main.leakSelect": 2 * channel,
+		"main.leakMutex": sizeOf[Locks](), "main.leakGroup": sizeOf[Locks](),
+		"main.leakCond": sizeOf[Locks]() + sizeOf[sync.Cond](),
+	}
 	starts := []func(){
 		leakReceive, leakSend, leakSelect, leakNil, leakEmptySelect, leakMutex, leakGroup, leakCond,
 		leakPair, waitGate, waitSleeper,
@@ -216,7 +226,7 @@ func buildGoroutines(scale int) ([]goroutine, *structure) {
 			g.WaitsOn = chanAddress(release)
 			g.Retains = s.Retained
 		} else if g.Function != "main.leakEmptySelect" && g.Function != "main.sleep" {
-			g.Retains = sizeOf[Payload]() + sizeOf[Leaf]()
+			g.Retains = sizeOf[Payload]() + sizeOf[Leaf]() + own[g.Function]
 		}
 		all = append(all, g)
 	}
