@@ -228,7 +228,10 @@ fn nothing_left(pid: u32) {
         assert_eq!(children, "", "a child is left");
         assert_eq!(status(pid, tid, "TracerPid"), "0");
         let state = status(pid, tid, "State");
-        assert!(!state.starts_with(['t', 'T', 'Z']), "thread {tid} is {state}");
+        assert!(
+            !state.starts_with(['t', 'T', 'Z']),
+            "thread {tid} is {state}"
+        );
     }
 }
 
@@ -443,7 +446,9 @@ fn service(dir: &Path) -> Option<PathBuf> {
 /// Requests on one connection until told to stop: how many were answered rightly.
 fn client(address: &str, stop: &AtomicBool) -> u64 {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
         let sent = format!("GET /?n={answered} HTTP/1.1\r\nHost: service\r\n\r\n");
@@ -476,7 +481,9 @@ fn a_go_service_under_load() {
     let pid = running.pid();
     let stop = AtomicBool::new(false);
     let (answered, mut pauses, mut whole) = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| client(&address, &stop))).collect();
+        let clients: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| client(&address, &stop)))
+            .collect();
         let (mut pauses, mut whole) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let began = Instant::now();

@@ -161,13 +161,17 @@ fn types(graph: &HeapGraph) -> Tally {
 }
 
 fn check(program: &Path) {
-    let running = Program::start(program, &[]);
+    let args = std::env::var("HEAPARGS").unwrap_or_default();
+    let args: Vec<&str> = args.split_whitespace().collect();
+    let running = Program::start(program, &args);
+    let start = std::time::Instant::now();
     let (graph, warnings) = running.heap(program);
     println!(
         "{} {} warnings {warnings:?}",
         running.truth["go"],
         graph.object_count()
     );
+    println!("took {:?}", start.elapsed());
     let found = types(&graph);
     let all: u64 = (0..graph.object_count() as u32)
         .map(|n| graph.size(NodeId(n)))

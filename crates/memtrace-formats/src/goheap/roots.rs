@@ -214,6 +214,9 @@ pub(crate) fn claim(typing: &mut Typing<'_>, image: &Image, code: &Code, held: &
         last = Some((number, kind));
         if let Some(to) = kind.and_then(|k| pointee(&mut typing.types, k, pointer.offset)) {
             typing.pointer(pointer.target, to, pointer.interior);
+            if let Pointee::Object(Form::Array, _) = to {
+                typing.slice(pointer.target, pointer.address);
+            }
         }
     }
 }

@@ -5,10 +5,13 @@
 //! tells what it leads to. A claim counts only where it fits: the size, whether there are
 //! pointers at all, and each pointer of the object where the type has one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use memtrace_model::{HeapField, HeapGraph, HeapKind, HeapType, HeapTypeId, Lists, MapUse};
+use memtrace_model::{
+    ChannelUse, HeapField, HeapGraph, HeapKind, HeapType, HeapTypeId, Lists, MapUse, NodeId,
+    SliceUse,
+};
 
 use super::image::Image;
 use super::memory::Window;
@@ -42,6 +45,8 @@ pub(crate) enum What {
     Closure(u32, Option<TypeNo>),
 }
 
+/// Bytes of arrays of which it is told how much is used.
+const LARGE: u64 = 32 << 10;
 /// Pointers of an object that are looked at when a claim is checked.
 const CHECKED: usize = 256;
 /// The sizes that the allocator rounds to (`internal/runtime/gc/sizeclasses.go`, the same in all
@@ -85,7 +90,10 @@ pub(crate) struct Typing<'a> {
     open: Vec<u32>,
     /// Maps whose header has not been read.
     maps: Vec<(u32, TypeNo)>,
-    pub(crate) map_uses: HashMap<u32, MapUse>,
+    /// Entries of each map.
+    used: HashMap<u32, u64>,
+    /// Length and capacity of the longest slice of large arrays.
+    slices: HashMap<u32, (u64, u64)>,
 }
 
 impl<'a> Typing<'a> {
@@ -110,7 +118,8 @@ impl<'a> Typing<'a> {
             trust: vec![Trust::None; addresses.len()],
             open: Vec::new(),
             maps: Vec::new(),
-            map_uses: HashMap::new(),
+            used: HashMap::new(),
+            slices: HashMap::new(),
         }
     }
 
@@ -119,6 +128,17 @@ impl<'a> Typing<'a> {
         let Pointee::Object(form, kind) = to else {
             return;
         };
+        let most = match form {
+            Form::Array | Form::Text => Trust::Elements,
+            _ => Trust::Exact,
+        };
+        if self
+            .trust
+            .get(node as usize)
+            .is_none_or(|&known| known >= most)
+        {
+            return;
+        }
         let (size, header) = self.bytes(node);
         let fits = |bytes: u64| place(bytes.saturating_add(header)) == size;
         let of_type = self.types.size(kind);
@@ -306,8 +326,93 @@ impl<'a> Typing<'a> {
             let to = self.entries[number as usize].slot(slot.offset());
             if let Some(to) = to.map(|s| s.to) {
                 self.pointer(self.edges.targets[edge], to, slot.is_interior());
+                if let Pointee::Object(Form::Array, _) = to {
+                    let at = self.addresses[node as usize].wrapping_add(self.bytes(node).1);
+                    self.slice(self.edges.targets[edge], at.wrapping_add(slot.offset()));
+                }
             }
         }
+    }
+
+    /// Takes in how much of a large array the slice at an address uses.
+    pub(crate) fn slice(&mut self, array: u32, at: u64) {
+        if self.bytes(array).0 < LARGE {
+            return;
+        }
+        let Ok((_, used, capacity)) = self.window.slice(at) else {
+            return;
+        };
+        let longest = self.slices.entry(array).or_default();
+        if used <= capacity && used >= longest.0 {
+            *longest = (used, capacity);
+        }
+    }
+
+    /// How full maps are, ascending by node.
+    fn map_uses(&self) -> Vec<MapUse> {
+        let mut uses: Vec<MapUse> = (self.used.iter())
+            .map(|(&node, &used)| MapUse {
+                node: NodeId(node),
+                used,
+                capacity: self.map_capacity(node),
+            })
+            .collect();
+        uses.sort_unstable_by_key(|u| u.node);
+        uses
+    }
+
+    /// Entries that all buckets or groups of a map have room for.
+    fn map_capacity(&self, map: u32) -> u64 {
+        /// Entries of a bucket, and of a group.
+        const ENTRIES: u64 = 8;
+        let mut capacity = 0;
+        let (mut open, mut seen) = (vec![map], HashSet::new());
+        while let Some(node) = open.pop() {
+            for &target in &self.edges.targets[self.range(node)] {
+                let Some(entry) = self.entry(target) else {
+                    continue;
+                };
+                if !seen.insert(target) {
+                    continue;
+                }
+                match entry.what {
+                    What::Of(Form::MapTable | Form::MapDirectory, _) => open.push(target),
+                    What::Of(Form::MapEntries, _) => {
+                        let (size, header) = self.bytes(target);
+                        let parts = (size - header.min(size)) / entry.stride.max(1);
+                        capacity += ENTRIES * parts;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        capacity
+    }
+
+    fn entry(&self, node: u32) -> Option<&Entry> {
+        let number = self.of.get(node as usize)?.checked_sub(1)?;
+        self.entries.get(number as usize)
+    }
+
+    /// How full channels are, ascending by node.
+    fn channel_uses(&self) -> Vec<ChannelUse> {
+        let nodes = (0..).take(self.of.len());
+        let channels = nodes.filter(|&n| {
+            let entry = self.entry(n);
+            entry.is_some_and(|e| matches!(e.what, What::Of(Form::Channel, _)))
+        });
+        channels
+            .filter_map(|node| {
+                // Of `runtime.hchan`, values and room come first in each release.
+                let (used, capacity, _) = self.window.slice(self.addresses[node as usize]).ok()?;
+                Some(ChannelUse {
+                    node: NodeId(node),
+                    used,
+                    capacity,
+                    waiting: 0,
+                })
+            })
+            .collect()
     }
 
     /// Reads the headers of maps in the order of their addresses.
@@ -319,6 +424,10 @@ impl<'a> Typing<'a> {
         let directory = layout.find("internal/runtime/maps.Map.dirPtr");
         for (node, kind) in maps {
             let at = self.addresses[node as usize];
+            // The number of entries comes first in each release.
+            if let Ok(used) = self.window.u64(at) {
+                self.used.insert(node, used);
+            }
             let (Some(length), Some(directory)) = (length, directory) else {
                 continue;
             };
@@ -395,18 +504,6 @@ impl<'a> Typing<'a> {
         (agree, differ)
     }
 
-    /// Bytes of objects whose type is known, and of all.
-    #[must_use]
-    pub(crate) fn known(&self) -> (u64, u64) {
-        let mut bytes = (0, 0);
-        for (node, &of) in (0..).zip(&self.of) {
-            let size = self.bytes(node).0;
-            bytes.1 += size;
-            bytes.0 += if of > 0 { size } else { 0 };
-        }
-        bytes
-    }
-
     /// Which type an object has, where it is known.
     pub(crate) fn what(&self, node: u32) -> Option<What> {
         let number = self.of.get(node as usize)?.checked_sub(1)?;
@@ -448,6 +545,16 @@ impl<'a> Typing<'a> {
             });
         }
         let none = fields.intern(&[]).unwrap_or(0);
+        graph.maps = self.map_uses();
+        graph.channels = self.channel_uses();
+        graph.slices = (self.slices.iter())
+            .map(|(&node, &(used, capacity))| SliceUse {
+                node: NodeId(node),
+                used,
+                capacity,
+            })
+            .collect();
+        graph.slices.sort_unstable_by_key(|s| s.node);
         let of = std::mem::take(&mut self.of);
         graph.types.reserve_exact(of.len());
         for (node, of) in (0..).zip(of) {
