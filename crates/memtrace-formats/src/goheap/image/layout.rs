@@ -199,7 +199,7 @@ pub(super) fn of_version(version: &Version) -> Result<(Layout, Option<u32>), Err
     of_table(TABLE, version)
 }
 
-fn of_table(table: &str, version: &Version) -> Result<(Layout, Option<u32>), Error> {
+pub(super) fn of_table(table: &str, version: &Version) -> Result<(Layout, Option<u32>), Error> {
     let mut lines = table.lines();
     let header = lines.next().unwrap_or_default();
     let minors: Vec<u32> = header

@@ -275,10 +275,10 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// The variables that are sought.
-#[cfg(test)]
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    RULES.iter().map(|r| r.name)
+/// The variables that are sought in a release with this layout.
+pub(super) fn names(layout: &Layout) -> impl Iterator<Item = &'static str> {
+    let has = |name| name != "gcCleanups" || layout.sizes.contains_key("cleanupQueue");
+    RULES.iter().map(|r| r.name).filter(move |n| has(*n))
 }
 
 /// Finds what it can.

@@ -176,6 +176,15 @@ impl Image {
         };
         if !image.variables.contains_key("mheap_") {
             let found = locate::variables(&elf, bias, memory, &image.layout)?;
+            let missing: Vec<&str> = locate::names(&image.layout)
+                .filter(|name| !found.contains_key(*name))
+                .collect();
+            if !missing.is_empty() {
+                let missing = missing.join(", ");
+                image
+                    .notes
+                    .push(format!("not found in the stripped program: {missing}"));
+            }
             image.variables.extend(found);
         }
         image.modules = module::read(memory, &image.layout, first)?;
