@@ -26,7 +26,7 @@ const MAX_FIELDS: usize = 1 << 16;
 const MAX_TYPEDEFS: usize = 16;
 /// Structures within structures whose fields have offsets of their own in a layout,
 /// and how many fields a structure of the runtime may have then.
-const MAX_DEPTH: usize = 6;
+const MAX_DEPTH: usize = 3;
 const MAX_FLAT: usize = 4096;
 
 /// What Go adds to the standard's attributes.
@@ -485,7 +485,7 @@ fn flatten(types: &[DebugType], key: &str, id: DebugTypeId, layout: &mut Layout)
             continue;
         };
         for (at, name, kind) in fields {
-            if name == "_" || count == MAX_FLAT {
+            if name == "_" || name == "noCopy" || count == MAX_FLAT {
                 continue;
             }
             count += 1;

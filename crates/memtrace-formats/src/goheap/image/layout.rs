@@ -8,8 +8,8 @@ use crate::Error;
 use crate::goheap::damaged;
 
 /// `cargo xtask layouts` writes it. One row for each fact: what it is (`o` offset, `s`
-/// size, `c` constant), its name, and its value in each minor release, `-` where that
-/// has none.
+/// size, `c` constant), its name, and its value in each minor release (`1.26`) or with an
+/// experiment of it (`1.26:nogreenteagc`), `-` where that has none.
 const TABLE: &str = include_str!("../layouts.tsv");
 
 /// Types of the package runtime.
@@ -19,7 +19,6 @@ const RUNTIME: &[&str] = &[
     "addrRange",
     "addrRanges",
     "allocBits",
-    "arenaHint",
     "bitvector",
     "bmap",
     "bucket",
@@ -47,7 +46,6 @@ const RUNTIME: &[&str] = &[
     "hmap",
     "iface",
     "itabTableType",
-    "limiterEvent",
     "m",
     "mProfStackHolder",
     "mapextra",
@@ -64,8 +62,6 @@ const RUNTIME: &[&str] = &[
     "notifyList",
     "p",
     "pcHeader",
-    "persistentAlloc",
-    "pollDesc",
     "semTable",
     "semaRoot",
     "schedt",
@@ -77,7 +73,6 @@ const RUNTIME: &[&str] = &[
     "stack",
     "stackObjectRecord",
     "stackScanState",
-    "stkframe",
     "stringStruct",
     "sudog",
     "synctestBubble",
@@ -87,13 +82,8 @@ const RUNTIME: &[&str] = &[
     "timer",
     "timeTimer",
     "timers",
-    "timeHistogram",
-    "traceback",
     "waitq",
     "workType",
-    "xRegPerG",
-    "xRegPerP",
-    "xRegState",
 ];
 
 /// Types of other packages, with these.
@@ -202,17 +192,20 @@ pub(super) fn of_version(version: &Version) -> Result<(Layout, Option<u32>), Err
 pub(super) fn of_table(table: &str, version: &Version) -> Result<(Layout, Option<u32>), Error> {
     let mut lines = table.lines();
     let header = lines.next().unwrap_or_default();
-    let minors: Vec<u32> = header
+    // `1.26`, `1.26:nogreenteagc`: a release, and what of it an experiment changes.
+    let columns: Vec<(u32, &str)> = header
         .split('\t')
         .skip(2)
-        .filter_map(|v| v.strip_prefix("1.")?.parse().ok())
+        .filter_map(|column| {
+            let (release, experiment) = column.split_once(':').unwrap_or((column, ""));
+            Some((release.strip_prefix("1.")?.parse().ok()?, experiment))
+        })
         .collect();
-    let column = minors.iter().position(|m| *m == version.minor);
-    let newest = minors
-        .len()
-        .checked_sub(1)
-        .filter(|i| version.minor > minors[*i]);
-    let Some(at) = column.or(newest) else {
+    let newest = columns.iter().map(|(minor, _)| *minor).max().unwrap_or(0);
+    let minor = version.minor.min(newest);
+    let column = |experiment: &str| columns.iter().position(|c| *c == (minor, experiment));
+    let experimental = version.experiments().find_map(column);
+    let Some(at) = experimental.or_else(|| column("")) else {
         return Err(damaged(format!(
             "it was built by {} and is stripped: the layout of that runtime is not known",
             version.text
@@ -234,15 +227,19 @@ pub(super) fn of_table(table: &str, version: &Version) -> Result<(Layout, Option
         };
         facts.insert(name.to_owned(), value);
     }
-    Ok((layout, column.is_none().then(|| minors[at])))
+    Ok((layout, (minor != version.minor).then_some(minor)))
 }
 
-/// The table for these releases: minor number and layout of each.
-pub(super) fn to_table(releases: &[(u32, Layout)]) -> String {
+/// The table for these releases: version and layout of each.
+pub(super) fn to_table(releases: &[(Version, Layout)]) -> String {
     let mut rows: BTreeMap<(&str, &str), Vec<Option<u64>>> = BTreeMap::new();
     let mut text = "kind\tname".to_owned();
-    for (i, (minor, layout)) in releases.iter().enumerate() {
-        text.push_str(&format!("\t1.{minor}"));
+    for (i, (version, layout)) in releases.iter().enumerate() {
+        text.push_str(&format!("\t1.{}", version.minor));
+        // One at a time changes a layout.
+        for experiment in version.experiments().take(1) {
+            text.push_str(&format!(":{experiment}"));
+        }
         let facts = [
             ("o", &layout.offsets),
             ("s", &layout.sizes),

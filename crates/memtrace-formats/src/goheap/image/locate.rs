@@ -104,19 +104,7 @@ const RULES: &[Rule] = &[
             "memProfileInternal",
             "MemProfile",
         ],
-        check: |p| is_buckets(p, 1),
-        ..ANY
-    },
-    Rule {
-        name: "bbuckets",
-        used_by: &["stkbucket", "blockProfileInternal", "BlockProfile"],
-        check: |p| is_buckets(p, 2),
-        ..ANY
-    },
-    Rule {
-        name: "xbuckets",
-        used_by: &["stkbucket", "mutexProfileInternal", "MutexProfile"],
-        check: |p| is_buckets(p, 3),
+        check: is_buckets,
         ..ANY
     },
     Rule {
@@ -476,10 +464,11 @@ fn is_processors(place: &Place<'_, '_>) -> Option<bool> {
     Some(!all.is_empty())
 }
 
-fn is_buckets(place: &Place<'_, '_>, kind: u64) -> Option<bool> {
+fn is_buckets(place: &Place<'_, '_>) -> Option<bool> {
+    const OF_MEMORY: u64 = 1;
     match place.word(0)? {
         0 => Some(true),
-        first => Some(place.field(first, "bucket.typ")? == kind),
+        first => Some(place.field(first, "bucket.typ")? == OF_MEMORY),
     }
 }
 

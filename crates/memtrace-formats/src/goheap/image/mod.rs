@@ -452,22 +452,26 @@ impl Version {
             text: text.to_owned(),
         })
     }
+
+    /// What it was built with that the release does not have by itself, or without: the
+    /// words of `GOEXPERIMENT`.
+    fn experiments(&self) -> impl Iterator<Item = &str> {
+        let words = self.text.split_once(" X:").map(|(_, words)| words);
+        words.into_iter().flat_map(|words| words.split(','))
+    }
 }
 
-/// The layout of the runtime as a program's debug information tells it, for the table of
-/// layouts that stripped programs are read by: the program's minor release and layout.
-fn own_layout(executable: &[u8]) -> Result<(u32, Layout), Error> {
+/// The release of a program, and its layout as its debug information tells it.
+fn own_layout(executable: &[u8]) -> Result<(Version, Layout), Error> {
     let elf = Elf::parse(executable)?;
-    let info = elf
-        .section(".go.buildinfo")
-        .and_then(|(_, info)| build_info(info));
+    let info = (elf.section(".go.buildinfo")).and_then(|(_, info)| build_info(info));
     let version = info.ok_or_else(|| damaged("no release of Go is told"))?;
     let sections = Sections::read(&elf).ok_or_else(|| damaged("no debug information"))?;
-    Ok((version.minor, sections.debug().layout))
+    Ok((version, sections.debug().layout))
 }
 
-/// The table of layouts (`layouts.tsv`), from one program with debug information for
-/// each minor release.
+/// The table of layouts by which stripped programs are read (`layouts.tsv`), from one
+/// program with debug information for each release or experiment.
 ///
 /// # Errors
 /// [`Error::NotAGoProgram`] where one is none, or stripped.
@@ -476,7 +480,7 @@ pub fn table_of_layouts(executables: &[Vec<u8>]) -> Result<String, Error> {
     for executable in executables {
         releases.push(own_layout(executable)?);
     }
-    releases.sort_by_key(|(minor, _)| *minor);
+    releases.sort_by_key(|(version, _)| (version.minor, version.text.clone()));
     Ok(layout::to_table(&releases))
 }
 

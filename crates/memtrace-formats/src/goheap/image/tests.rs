@@ -514,10 +514,13 @@ fn a_table_is_read_as_it_is_written() {
         sizes: HashMap::from([("g".to_owned(), at + 8)]),
         constants: HashMap::from([("_Gidle".to_owned(), u64::MAX)]),
     };
-    let table = layout::to_table(&[(21, layout(8)), (22, layout(16))]);
-    for (minor, at) in [(21, 8), (22, 16)] {
-        let text = String::new();
-        let (read, _) = layout::of_table(&table, &Version { minor, text }).unwrap();
+    let version = |text| Version::parse(text).unwrap();
+    let told = [("go1.21.1", 8), ("go1.22", 16), ("go1.22.1 X:arenas", 24)];
+    let table = layout::to_table(&told.map(|(text, at)| (version(text), layout(at))));
+    let more = [("go1.22.7 X:boring", 16), ("go1.22.7 X:boring,arenas", 24)];
+    for (text, at) in told.into_iter().chain(more) {
+        let (read, newest) = layout::of_table(&table, &version(text)).unwrap();
+        assert_eq!(newest, None);
         assert_eq!(read.offsets, layout(at).offsets);
         assert_eq!(read.sizes, layout(at).sizes);
         assert_eq!(read.constants, layout(at).constants);
