@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::frames::{Entry, Stack, Walk, Walker};
 use super::functions::{Functions, SourceFrame};
 use super::image::{Image, Layout};
-use super::memory::{Thread, Window};
+use super::memory::{Registers, Thread, Window};
 use crate::Error;
 
 /// Goroutines of a program.
@@ -219,9 +219,7 @@ impl Bytes {
     fn word(&self, at: u64) -> u64 {
         let at = at as usize;
         let bytes = self.0.get(at..at.saturating_add(8));
-        bytes
-            .and_then(|b| b.try_into().ok())
-            .map_or(0, u64::from_le_bytes)
+        bytes.and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
     }
 
     fn byte(&self, at: u64) -> u8 {
@@ -264,8 +262,7 @@ pub(crate) fn read(
         let all = image.variable("allgs")?;
         let all = window.slice(all).ok();
         let all = all.filter(|&(_, count, capacity)| count <= capacity && count <= MAX_GOROUTINES);
-        let (address, count, _) =
-            all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
+        let (address, count, _) = all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
         Ok((offsets, address, count))
     };
     let (offsets, address, count) = match begin() {
@@ -296,8 +293,7 @@ pub(crate) fn read(
     const PART: u64 = 512;
     for part in (0..count).step_by(PART as usize) {
         let length = PART.min(count - part) * 8;
-        let bytes =
-            (address.checked_add(part * 8)).and_then(|at| window.bytes(at, length, length).ok());
+        let bytes = (address.checked_add(part * 8)).and_then(|at| window.bytes(at, length, length).ok());
         let Some(bytes) = bytes else {
             warnings.push("the list of goroutines cannot be read to its end".to_owned());
             break;
@@ -342,10 +338,7 @@ impl Reader<'_> {
             state = known.unwrap_or_else(|| "unknown wait reason".into());
         }
         let since = g.word(offsets.wait_since);
-        let waits = matches!(
-            status,
-            status::WAITING | status::LEAKED | status::SYSTEM_CALL
-        );
+        let waits = matches!(status, status::WAITING | status::LEAKED | status::SYSTEM_CALL);
         let waiting_ns = (self.now_ns)
             .and_then(|now| now.checked_sub(since))
             .filter(|_| waits && since != 0);
@@ -405,7 +398,7 @@ impl Reader<'_> {
             match self.thread(address, m, (low, high)) {
                 Some(thread) => {
                     held.extend_from_slice(&thread.registers.general);
-                    self.running(m, thread, (low, high), &saved)
+                    self.running(m, thread, (low, high), &saved, &mut held)
                 }
                 None => None,
             }
@@ -461,25 +454,40 @@ impl Reader<'_> {
             .or_else(|| find(&|t| word(self.offsets.m_procid) == Some(t.tid.into())))
     }
 
-    /// Where the stack of a running goroutine is entered: at its thread's registers, or
-    /// where it left for the stack of the scheduler. `None` on the stack for signals: what
-    /// the signal interrupted is not known.
+    /// Where the stack of a running goroutine is entered: at its thread's registers, at
+    /// those that a signal interrupted (their values are `held` then), or where it left for
+    /// the stack of the scheduler. `None` where that is not known.
     fn running(
         &self,
         m: u64,
         thread: &Thread,
         (low, high): (u64, u64),
         saved: &Entry,
+        held: &mut Vec<u64>,
     ) -> Option<Entry> {
         let registers = &thread.registers;
         let word = |at: u64| self.window.u64(m.checked_add(at)?).ok();
         let inside = |sp: u64| (low..high).contains(&sp);
-        if inside(registers.sp) && self.functions.at(registers.pc).is_some() {
+        let signal = self.offsets.m_signal.and_then(word);
+        let bounds = signal.and_then(|g| {
+            let low = self.window.u64(g.checked_add(self.offsets.stack_low)?).ok()?;
+            let high = self.window.u64(g.checked_add(self.offsets.stack_high)?).ok()?;
+            Some((low, high))
+        });
+        let now = match bounds {
+            Some((from, to)) if (from..to).contains(&registers.sp) => {
+                let interrupted = self.interrupted(registers.sp, (from, to))?;
+                held.extend_from_slice(&interrupted.general);
+                interrupted
+            }
+            _ => registers.clone(),
+        };
+        if inside(now.sp) && self.functions.at(now.pc).is_some() {
             // The link register is the last before the stack pointer.
-            let link = registers.general.get(30).copied().unwrap_or(0);
+            let link = now.general.get(30).copied().unwrap_or(0);
             return Some(Entry {
-                pc: registers.pc,
-                sp: registers.sp,
+                pc: now.pc,
+                sp: now.sp,
                 link,
                 is_interrupted: true,
                 is_system_call: false,
@@ -496,22 +504,38 @@ impl Reader<'_> {
                 ..Entry::default()
             });
         }
-        let signal = self.offsets.m_signal.and_then(word);
-        let bounds = signal.and_then(|g| {
-            let low = self
-                .window
-                .u64(g.checked_add(self.offsets.stack_low)?)
-                .ok()?;
-            let high = self
-                .window
-                .u64(g.checked_add(self.offsets.stack_high)?)
-                .ok()?;
-            Some(low..high)
-        });
-        if bounds.is_some_and(|b| b.contains(&registers.sp)) || !inside(saved.sp) {
-            return None;
-        }
-        Some(saved.clone())
+        inside(saved.sp).then(|| saved.clone())
+    }
+
+    /// The registers that the kernel saved on the stack for signals. What it saves tells
+    /// that stack itself (`ucontext_t`: flags, link, then its address, flags, size), which
+    /// is how it is found.
+    fn interrupted(&self, sp: u64, (low, high): (u64, u64)) -> Option<Registers> {
+        const MAX: u64 = 1 << 20;
+        // To the general registers and how many, to the stack pointer and the counter.
+        let (general, count, stack, counter) = if self.functions.has_link_register() {
+            (184, 31, 432, 440)
+        } else {
+            (40, 16, 160, 168)
+        };
+        let from = sp & !7;
+        let bytes = self.window.bytes(from, high.checked_sub(from)?, MAX).ok()?;
+        let word = |at: usize| {
+            let bytes = bytes.get(at..at.checked_add(8)?)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let is_context = |&at: &usize| {
+            word(at + 8) == Some(0)
+                && word(at + 16) == Some(low)
+                && word(at + 32) == Some(high - low)
+        };
+        let at = (0..bytes.len()).step_by(8).find(is_context)?;
+        Some(Registers {
+            pc: word(at + counter)?,
+            sp: word(at + stack)?,
+            general: (0..count).map_while(|i| word(at + general + 8 * i)).collect(),
+            ..Registers::default()
+        })
     }
 
     /// Pointers of deferred calls: the function, and records on the heap.
@@ -525,10 +549,7 @@ impl Reader<'_> {
             }
             pointers.extend(word(record, self.offsets.deferred_fn));
             let heap = record.checked_add(self.offsets.deferred_heap);
-            if heap
-                .and_then(|at| self.window.u8(at).ok())
-                .is_some_and(|b| b & 1 == 1)
-            {
+            if heap.and_then(|at| self.window.u8(at).ok()).is_some_and(|b| b & 1 == 1) {
                 pointers.push(record);
             }
             match word(record, self.offsets.deferred_link) {
@@ -578,12 +599,8 @@ impl Reader<'_> {
                 }
                 None => Blocked::Elsewhere,
             },
-            "sync.Mutex.Lock"
-            | "sync.RWMutex.Lock"
-            | "sync.RWMutex.RLock"
-            | "sync.WaitGroup.Wait"
-            | "semacquire"
-            | "sync.Cond.Wait" => {
+            "sync.Mutex.Lock" | "sync.RWMutex.Lock" | "sync.RWMutex.RLock"
+            | "sync.WaitGroup.Wait" | "semacquire" | "sync.Cond.Wait" => {
                 let found = self.primitive(goroutine, waiting);
                 goroutine.waits_on.extend(found);
                 found.map_or(Blocked::Elsewhere, |_| Blocked::Objects)
@@ -629,20 +646,17 @@ impl Reader<'_> {
         };
         if &*goroutine.state == "sync.Cond.Wait" {
             for &(_, cond) in pointers("sync.(*Cond).Wait") {
-                if self
-                    .condition(cond)
-                    .is_some_and(|waiters| waiters.contains(&g))
-                {
+                if self.condition(cond).is_some_and(|waiters| waiters.contains(&g)) {
                     return cond.checked_add(NOTIFY_LIST);
                 }
             }
             return None;
         }
-        let is_own =
-            |&&(_, waiter): &&(u64, u64)| self.waiter(waiter, self.offsets.waiter_g) == Some(g);
+        let is_own = |&&(_, waiter): &&(u64, u64)| {
+            self.waiter(waiter, self.offsets.waiter_g) == Some(g)
+        };
         let &(_, waiter) = pointers("runtime.semacquire1").iter().find(is_own)?;
-        self.waiter(waiter, self.offsets.waiter_elem)
-            .filter(|&e| e != 0)
+        self.waiter(waiter, self.offsets.waiter_elem).filter(|&e| e != 0)
     }
 
     /// The goroutines that wait for what may be a `sync.Cond`.
@@ -701,7 +715,8 @@ impl Reader<'_> {
             return None;
         }
         let wanted = usize::try_from(word(map)?).ok()?.min(MAX_LABELS);
-        let size = self.window.u8(map.checked_add(9)?).ok()?.min(8);
+        // Buckets as a power of two: there are more labels than are taken beyond.
+        let size = self.window.u8(map.checked_add(9)?).ok()?.min(4);
         let mut pairs: Vec<(String, String)> = Vec::new();
         for array in [16, 24] {
             let array = word(map.checked_add(array)?)?;
@@ -711,7 +726,7 @@ impl Reader<'_> {
             for i in 0..1u64 << size {
                 let mut bucket = array.checked_add(i * BUCKET)?;
                 // Buckets that overflow are few: a map of labels is small.
-                for _ in 0..16 {
+                for _ in 0..4 {
                     for slot in 0..8 {
                         // Lower ones stand for free or moved.
                         if pairs.len() >= wanted || self.window.u8(bucket + slot).ok()? < 5 {
@@ -779,12 +794,7 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
     if !is_new {
         names.extend(channels_old);
     }
-    names.extend([
-        "dumping heap",
-        "garbage collection",
-        "garbage collection scan",
-        "panicwait",
-    ]);
+    names.extend(["dumping heap", "garbage collection", "garbage collection scan", "panicwait"]);
     if !is_new {
         names.extend(select_old);
     }
@@ -801,33 +811,15 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
         names.extend(channels_old);
         names.extend(["select (no cases)", "select", "chan receive", "chan send"]);
     }
-    names.extend([
-        "sync.Cond.Wait",
-        "sync.Mutex.Lock",
-        "sync.RWMutex.RLock",
-        "sync.RWMutex.Lock",
-    ]);
+    names.extend(["sync.Cond.Wait", "sync.Mutex.Lock", "sync.RWMutex.RLock", "sync.RWMutex.Lock"]);
     if minor >= 24 {
         names.push("sync.WaitGroup.Wait");
     }
-    names.extend([
-        "trace reader (blocked)",
-        "wait for GC cycle",
-        "GC worker (idle)",
-    ]);
-    names.extend([
-        "GC worker (active)",
-        "preempted",
-        "debug call",
-        "GC mark termination",
-    ]);
+    names.extend(["trace reader (blocked)", "wait for GC cycle", "GC worker (idle)"]);
+    names.extend(["GC worker (active)", "preempted", "debug call", "GC mark termination"]);
     names.push("stopping the world");
     if minor >= 22 {
-        names.extend([
-            "flushing proc caches",
-            "trace goroutine status",
-            "trace proc status",
-        ]);
+        names.extend(["flushing proc caches", "trace goroutine status", "trace proc status"]);
         names.extend(["page trace flush", "coroutine"]);
     }
     if minor >= 23 {
@@ -836,16 +828,8 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
     if minor >= 24 {
         names.extend(["synctest.Run", "synctest.Wait"]);
         names.extend(match minor {
-            24 => [
-                "chan receive (synctest)",
-                "chan send (synctest)",
-                "select (synctest)",
-            ],
-            _ => [
-                "chan receive (durable)",
-                "chan send (durable)",
-                "select (durable)",
-            ],
+            24 => ["chan receive (synctest)", "chan send (synctest)", "select (synctest)"],
+            _ => ["chan receive (durable)", "chan send (durable)", "select (durable)"],
         });
     }
     if minor >= 25 {
