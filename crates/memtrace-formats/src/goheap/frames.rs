@@ -21,6 +21,8 @@ const MAX_WORDS: u32 = 1 << 24;
 const MAX_OBJECTS: u64 = 1 << 16;
 /// What is known of return addresses, for this many of them.
 const MAX_KEPT: usize = 1 << 20;
+/// Pointers of all stacks together.
+const MAX_POINTERS: u64 = 1 << 28;
 /// No pointer is below.
 const FIRST_PAGE: u64 = 4096;
 
@@ -162,6 +164,8 @@ pub(super) struct Walker<'a> {
     has_link: bool,
     places: HashMap<(u64, bool), Rc<Place>>,
     maps: HashMap<u64, Rc<Maps>>,
+    /// Pointers that may still be taken.
+    left: u64,
 }
 
 /// What a walk found.
@@ -203,6 +207,7 @@ impl<'a> Walker<'a> {
             has_link: functions.has_link_register(),
             places: HashMap::new(),
             maps: HashMap::new(),
+            left: MAX_POINTERS,
         }
     }
 
@@ -220,13 +225,28 @@ impl<'a> Walker<'a> {
         }
         self.follow(stack, entry, &mut walk, &mut found);
         reach_objects(stack, &mut walk, found);
-        walk
+        self.count(walk)
     }
 
     /// All of a stack as one frame of which nothing is known.
-    pub(super) fn whole(stack: &Stack, why: &'static str) -> Walk {
-        let mut walk = Walk::default();
+    pub(super) fn whole(&mut self, stack: &Stack, held: Vec<u64>, why: &'static str) -> Walk {
+        let mut walk = Walk {
+            other: held,
+            ..Walk::default()
+        };
         rest(stack, stack.from, why, &mut walk);
+        self.count(walk)
+    }
+
+    fn count(&mut self, mut walk: Walk) -> Walk {
+        let count: usize = walk.frames.iter().map(|f| f.pointers.len()).sum();
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                walk.broken = Some("too many pointers in all stacks");
+                walk.frames.iter_mut().for_each(|f| f.pointers = Vec::new());
+            }
+        }
         walk
     }
 

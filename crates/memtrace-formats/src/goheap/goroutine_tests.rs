@@ -38,7 +38,13 @@ impl Memory for Stopped {
 impl Stopped {
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     fn regions(&self) -> Vec<Region> {
@@ -96,7 +102,11 @@ fn build(folder: &Path, name: &str, flags: &[&str]) -> Option<PathBuf> {
         .output();
     match built {
         Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Some(program)
         }
         Err(error) => {
@@ -141,10 +151,22 @@ fn start(program: &Path) -> (Stopped, Expected) {
             expected.insert(words[0].parse().unwrap(), (words[1].to_owned(), address));
         } else if let Some(rest) = line.strip_prefix("goroutine ").filter(|l| l.ends_with(':')) {
             current = rest.split(' ').next().unwrap().parse().unwrap();
-            let state = rest.split_once('[').unwrap().1.split([',', ']']).next().unwrap();
+            let state = rest
+                .split_once('[')
+                .unwrap()
+                .1
+                .split([',', ']'])
+                .next()
+                .unwrap();
             told.entry(current).or_default().state = state.to_owned();
         } else if let Some(place) = line.strip_prefix('\t') {
-            let place = place.split(" +0x").next().unwrap().split(" fp=").next().unwrap();
+            let place = place
+                .split(" +0x")
+                .next()
+                .unwrap()
+                .split(" fp=")
+                .next()
+                .unwrap();
             let Some((file, number)) = place.rsplit_once(':') else {
                 continue;
             };
@@ -156,7 +178,8 @@ fn start(program: &Path) -> (Stopped, Expected) {
             } else {
                 // Arguments follow the name.
                 let end = function.rfind('(').unwrap();
-                told.frames.push((function[..end].to_owned(), file.to_owned(), number));
+                told.frames
+                    .push((function[..end].to_owned(), file.to_owned(), number));
             }
         } else {
             function = line;
@@ -190,14 +213,26 @@ fn frames(goroutine: &RawGoroutine) -> Vec<(String, String, u32)> {
         };
         (function.to_owned(), f.file.to_string(), f.line)
     };
-    goroutine.frames.iter().enumerate().filter(is_shown).map(told).collect()
+    goroutine
+        .frames
+        .iter()
+        .enumerate()
+        .filter(is_shown)
+        .map(told)
+        .collect()
 }
 
 /// The marks of the payloads that the frames of a goroutine lead to.
 fn marks(window: &Window<'_>, goroutine: &RawGoroutine) -> BTreeSet<u64> {
-    let frames = goroutine.frames.iter().flat_map(|f| &f.pointers).map(|p| p.1);
+    let frames = goroutine
+        .frames
+        .iter()
+        .flat_map(|f| &f.pointers)
+        .map(|p| p.1);
     let pointers = frames.chain(goroutine.other.iter().copied());
-    pointers.filter_map(|p| window.u64(p.checked_add(8)?).ok()).collect()
+    pointers
+        .filter_map(|p| window.u64(p.checked_add(8)?).ok())
+        .collect()
 }
 
 fn check(program: &Path, flags: &str) {
@@ -210,10 +245,17 @@ fn check(program: &Path, flags: &str) {
     let begin = Instant::now();
     let threads = process.threads();
     let (found, warnings) = goroutines::read(&window, &image, &functions, &threads, None);
-    println!("{version}: {} goroutines in {:?}, {warnings:?}", found.len(), begin.elapsed());
+    println!(
+        "{version}: {} goroutines in {:?}, {warnings:?}",
+        found.len(),
+        begin.elapsed()
+    );
     let by_id: BTreeMap<u64, &RawGoroutine> = found.iter().map(|g| (g.id, g)).collect();
     // Only a thread that was stopped elsewhere than in Go code may be unknown.
-    assert!(warnings.iter().all(|w| w.contains("registers")), "{version}: {warnings:?}");
+    assert!(
+        warnings.iter().all(|w| w.contains("registers")),
+        "{version}: {warnings:?}"
+    );
 
     let mut compared = 0;
     for (id, told) in &told {
@@ -252,15 +294,25 @@ fn check(program: &Path, flags: &str) {
             "sleep" | "io" | "syscall" | "running" => Blocked::NotBlocked,
             _ => Blocked::Objects,
         };
-        assert_eq!(goroutine.blocked, blocked, "{version}: {name} {goroutine:?}");
+        assert_eq!(
+            goroutine.blocked, blocked,
+            "{version}: {name} {goroutine:?}"
+        );
         let near = |on: &u64| (*address..address + 40).contains(on);
         if *address != 0 && name != "chan-send" {
             let on = &goroutine.waits_on;
-            assert!(on.len() == 1 && on.iter().all(near), "{version}: {name} {address:#x} {on:x?}");
+            assert!(
+                on.len() == 1 && on.iter().all(near),
+                "{version}: {name} {address:#x} {on:x?}"
+            );
         }
         assert!(!goroutine.is_system, "{version}: {name}");
         assert_eq!(goroutine.entry_function.starts_with("main.start"), true);
-        let labels: Vec<_> = goroutine.labels.iter().map(|(k, v)| (&k[..], &v[..])).collect();
+        let labels: Vec<_> = goroutine
+            .labels
+            .iter()
+            .map(|(k, v)| (&k[..], &v[..]))
+            .collect();
         match name.as_str() {
             "labelled" => assert_eq!(labels, [("route", "/pay"), ("tenant", "blue")]),
             _ => assert_eq!(labels, [], "{version}: {name}"),
@@ -277,19 +329,31 @@ fn check(program: &Path, flags: &str) {
                 let closures = goroutine.other.iter().filter_map(|&p| captured(p));
                 let closures: BTreeSet<u64> = closures.collect();
                 for i in 0..3 {
-                    assert!(closures.contains(&(0x64_6566_6572 + i)), "{version}: {closures:x?}");
+                    assert!(
+                        closures.contains(&(0x64_6566_6572 + i)),
+                        "{version}: {closures:x?}"
+                    );
                 }
             }
             "running" => {
                 let runs = goroutine.frames.iter().any(|f| &*f.function == "main.spin");
                 let names: Vec<_> = goroutine.frames.iter().map(|f| &*f.function).collect();
-                assert!(runs, "{version}: {names:?} {:x?} {threads:x?}", goroutine.stack);
+                assert!(
+                    runs,
+                    "{version}: {names:?} {:x?} {threads:x?}",
+                    goroutine.stack
+                );
             }
             _ => {}
         }
     }
     // The goroutines of the runtime are there too.
-    assert!(found.iter().any(|g| g.is_system && &*g.state == "force gc (idle)"), "{version}");
+    assert!(
+        found
+            .iter()
+            .any(|g| g.is_system && &*g.state == "force gc (idle)"),
+        "{version}"
+    );
     check_specials(&window, &image, &functions, &version);
 }
 
@@ -343,10 +407,16 @@ impl Memory for Liar {
                 let mut x = (at / 8 ^ self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 x = (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 x ^= x >> 32;
-                // Small numbers and pointers to what is there lead further than noise.
-                word = match x >> 61 {
-                    0..=2 => x & 0xf,
-                    3..=6 => 0x1000 + (x >> 20 & 0xf_fff8),
+                // Small numbers and pointers to what is there lead further than noise; so do
+                // states and stacks that could be some.
+                let small = x >> 20 & 0x7_ff00;
+                word = match (at % 256, x >> 61) {
+                    (80..88, _) => x % 12,
+                    (0..8 | 64..72, _) => 0x1000 + small / 2 * (x & 1),
+                    (8..16, _) => 0x4_0000 + small,
+                    (48..56, _) => 0x1000 + small,
+                    (_, 0..=2) => x & 0xf,
+                    (_, 3..=6) => 0x1000 + 2 * small,
                     _ => x,
                 };
             }
@@ -359,14 +429,40 @@ impl Memory for Liar {
 #[test]
 fn lies_are_no_harm() {
     let fields = [
-        "g.stack.lo", "g.stack.hi", "g._panic", "g._defer", "g.m", "g.sched.pc", "g.sched.sp",
-        "g.sched.ctxt", "g.syscallsp", "g.syscallpc", "g.atomicstatus", "g.goid", "g.waitsince",
-        "g.waitreason", "g.gopc", "g.startpc", "g.waiting", "g.labels", "m.g0", "m.procid",
-        "_defer.heap", "_defer.fn", "_defer.link", "sudog.g", "sudog.next", "sudog.elem",
-        "sudog.waitlink", "sudog.c", "cleanupQueue.all",
+        "g.stack.lo",
+        "g.stack.hi",
+        "g._panic",
+        "g._defer",
+        "g.m",
+        "g.sched.pc",
+        "g.sched.sp",
+        "g.sched.ctxt",
+        "g.syscallsp",
+        "g.syscallpc",
+        "g.atomicstatus",
+        "g.goid",
+        "g.waitsince",
+        "g.waitreason",
+        "g.gopc",
+        "g.startpc",
+        "g.waiting",
+        "g.labels",
+        "m.g0",
+        "m.procid",
+        "_defer.heap",
+        "_defer.fn",
+        "_defer.link",
+        "sudog.g",
+        "sudog.next",
+        "sudog.elem",
+        "sudog.waitlink",
+        "sudog.c",
+        "cleanupQueue.all",
     ];
     let offsets = fields.iter().enumerate();
-    let offsets = offsets.map(|(i, f)| ((*f).to_owned(), i as u64 * 8)).collect();
+    let offsets = offsets
+        .map(|(i, f)| ((*f).to_owned(), i as u64 * 8))
+        .collect();
     let variables = ["allfin", "gcCleanups", "fingStatus", "waitReasonStrings"];
     let variables = variables.iter().enumerate();
     let variables = variables.map(|(i, v)| ((*v).to_owned(), 0x2000 + i as u64 * 64));
@@ -422,7 +518,11 @@ fn lies_are_no_harm() {
         }
     }
     assert!(read > 1000, "{read}");
-    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 /// The same, but for a list of goroutines that could be one.

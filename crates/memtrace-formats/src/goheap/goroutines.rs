@@ -1,9 +1,11 @@
 //! The goroutines of a program: their frames and the pointers in them, and what each
 //! waits for.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::frames::{Entry, Stack, Walk, Walker};
 use super::functions::{Functions, SourceFrame};
 use super::image::{Image, Layout};
@@ -13,13 +15,15 @@ use crate::Error;
 /// Goroutines of a program.
 const MAX_GOROUTINES: u64 = 1 << 24;
 /// Bytes of all their stacks that are read.
-const MAX_STACKS: u64 = 64 << 30;
-/// Cases of a select: the language allows no more.
-const MAX_CASES: usize = 1 << 16;
-/// Deferred calls of a goroutine.
-const MAX_DEFERRED: usize = 1 << 16;
+const MAX_STACKS: u64 = 16 << 30;
+/// Cases of a select (the language allows no more), deferred calls of a goroutine.
+const MAX_LIST: u64 = 1 << 16;
 /// Goroutines that wait for one condition.
-const MAX_WAITERS: usize = 1 << 20;
+const MAX_WAITERS: u64 = 1 << 20;
+/// Nodes of all lists together.
+const MAX_NODES: u64 = 1 << 27;
+/// Results that are kept for the next goroutine.
+const MAX_KEPT: usize = 1 << 16;
 /// Labels of a goroutine, and bytes of each of their strings.
 const MAX_LABELS: usize = 64;
 const MAX_LABEL: u64 = 1 << 10;
@@ -219,7 +223,9 @@ impl Bytes {
     fn word(&self, at: u64) -> u64 {
         let at = at as usize;
         let bytes = self.0.get(at..at.saturating_add(8));
-        bytes.and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+        bytes
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u64::from_le_bytes)
     }
 
     fn byte(&self, at: u64) -> u8 {
@@ -242,8 +248,9 @@ struct Reader<'a> {
     created: HashMap<u64, Option<SourceFrame>>,
     finalizers_run: bool,
     now_ns: Option<u64>,
-    /// Of stacks, still to be read.
+    /// Bytes of stacks and nodes of lists that may still be read.
     budget: u64,
+    nodes: Cell<u64>,
     broken: HashMap<&'static str, u64>,
 }
 
@@ -262,7 +269,8 @@ pub(crate) fn read(
         let all = image.variable("allgs")?;
         let all = window.slice(all).ok();
         let all = all.filter(|&(_, count, capacity)| count <= capacity && count <= MAX_GOROUTINES);
-        let (address, count, _) = all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
+        let (address, count, _) =
+            all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
         Ok((offsets, address, count))
     };
     let (offsets, address, count) = match begin() {
@@ -285,6 +293,7 @@ pub(crate) fn read(
         finalizers_run: status & 2 != 0,
         now_ns,
         budget: MAX_STACKS,
+        nodes: Cell::new(MAX_NODES),
         broken: HashMap::new(),
     };
     let mut goroutines = Vec::new();
@@ -293,7 +302,8 @@ pub(crate) fn read(
     const PART: u64 = 512;
     for part in (0..count).step_by(PART as usize) {
         let length = PART.min(count - part) * 8;
-        let bytes = (address.checked_add(part * 8)).and_then(|at| window.bytes(at, length, length).ok());
+        let bytes =
+            (address.checked_add(part * 8)).and_then(|at| window.bytes(at, length, length).ok());
         let Some(bytes) = bytes else {
             warnings.push("the list of goroutines cannot be read to its end".to_owned());
             break;
@@ -338,7 +348,10 @@ impl Reader<'_> {
             state = known.unwrap_or_else(|| "unknown wait reason".into());
         }
         let since = g.word(offsets.wait_since);
-        let waits = matches!(status, status::WAITING | status::LEAKED | status::SYSTEM_CALL);
+        let waits = matches!(
+            status,
+            status::WAITING | status::LEAKED | status::SYSTEM_CALL
+        );
         let waiting_ns = (self.now_ns)
             .and_then(|now| now.checked_sub(since))
             .filter(|_| waits && since != 0);
@@ -424,9 +437,8 @@ impl Reader<'_> {
         match entry {
             Some(entry) => self.walker.walk(&stack, &entry, &held),
             None => {
-                let mut walk = Walker::whole(&stack, "a thread whose registers are not known");
-                walk.other = held;
-                walk
+                let why = "a thread whose registers are not known";
+                self.walker.whole(&stack, held, why)
             }
         }
     }
@@ -470,8 +482,14 @@ impl Reader<'_> {
         let inside = |sp: u64| (low..high).contains(&sp);
         let signal = self.offsets.m_signal.and_then(word);
         let bounds = signal.and_then(|g| {
-            let low = self.window.u64(g.checked_add(self.offsets.stack_low)?).ok()?;
-            let high = self.window.u64(g.checked_add(self.offsets.stack_high)?).ok()?;
+            let low = self
+                .window
+                .u64(g.checked_add(self.offsets.stack_low)?)
+                .ok()?;
+            let high = self
+                .window
+                .u64(g.checked_add(self.offsets.stack_high)?)
+                .ok()?;
             Some((low, high))
         });
         let now = match bounds {
@@ -533,7 +551,9 @@ impl Reader<'_> {
         Some(Registers {
             pc: word(at + counter)?,
             sp: word(at + stack)?,
-            general: (0..count).map_while(|i| word(at + general + 8 * i)).collect(),
+            general: (0..count)
+                .map_while(|i| word(at + general + 8 * i))
+                .collect(),
             ..Registers::default()
         })
     }
@@ -541,23 +561,30 @@ impl Reader<'_> {
     /// Pointers of deferred calls: the function, and records on the heap.
     fn deferred(&self, first: u64) -> Vec<u64> {
         let mut pointers = Vec::new();
-        let mut record = first;
         let word = |record: u64, at: u64| self.window.u64(record.checked_add(at)?).ok();
-        for _ in 0..MAX_DEFERRED {
-            if record == 0 {
-                break;
-            }
+        let mut chain = self.list(first, MAX_LIST);
+        while let Some(record) = self.node(&chain) {
             pointers.extend(word(record, self.offsets.deferred_fn));
             let heap = record.checked_add(self.offsets.deferred_heap);
-            if heap.and_then(|at| self.window.u8(at).ok()).is_some_and(|b| b & 1 == 1) {
+            if heap
+                .and_then(|at| self.window.u8(at).ok())
+                .is_some_and(|b| b & 1 == 1)
+            {
                 pointers.push(record);
             }
-            match word(record, self.offsets.deferred_link) {
-                Some(next) if next != record => record = next,
-                _ => break,
-            }
+            chain.follow(word(record, self.offsets.deferred_link));
         }
         pointers
+    }
+
+    fn list(&self, first: u64, limit: u64) -> Chain {
+        Chain::new(first, limit.min(self.nodes.get()))
+    }
+
+    fn node(&self, chain: &Chain) -> Option<u64> {
+        let node = chain.node()?;
+        self.nodes.set(self.nodes.get().saturating_sub(1));
+        Some(node)
     }
 
     fn entry(&self, start: u64, g: &Bytes) -> (Arc<str>, bool) {
@@ -578,7 +605,7 @@ impl Reader<'_> {
 
     fn created_by(&mut self, pc: u64) -> Option<SourceFrame> {
         let functions = self.functions;
-        if self.created.len() > MAX_WAITERS {
+        if self.created.len() > MAX_KEPT {
             self.created.clear();
         }
         let place = || Some(functions.place(functions.at(pc)?, pc));
@@ -599,8 +626,12 @@ impl Reader<'_> {
                 }
                 None => Blocked::Elsewhere,
             },
-            "sync.Mutex.Lock" | "sync.RWMutex.Lock" | "sync.RWMutex.RLock"
-            | "sync.WaitGroup.Wait" | "semacquire" | "sync.Cond.Wait" => {
+            "sync.Mutex.Lock"
+            | "sync.RWMutex.Lock"
+            | "sync.RWMutex.RLock"
+            | "sync.WaitGroup.Wait"
+            | "semacquire"
+            | "sync.Cond.Wait" => {
                 let found = self.primitive(goroutine, waiting);
                 goroutine.waits_on.extend(found);
                 found.map_or(Blocked::Elsewhere, |_| Blocked::Objects)
@@ -616,16 +647,13 @@ impl Reader<'_> {
 
     fn channels(&self, first: u64) -> Option<Vec<u64>> {
         let mut channels = Vec::new();
-        let mut waiter = first;
-        for _ in 0..MAX_CASES {
-            if waiter == 0 {
-                break;
-            }
+        let mut chain = self.list(first, MAX_LIST);
+        while let Some(waiter) = self.node(&chain) {
             let channel = self.waiter(waiter, self.offsets.waiter_channel)?;
             if channel != 0 {
                 channels.push(channel);
             }
-            waiter = self.waiter(waiter, self.offsets.waiter_link)?;
+            chain.follow(Some(self.waiter(waiter, self.offsets.waiter_link)?));
         }
         channels.sort_unstable();
         channels.dedup();
@@ -646,17 +674,20 @@ impl Reader<'_> {
         };
         if &*goroutine.state == "sync.Cond.Wait" {
             for &(_, cond) in pointers("sync.(*Cond).Wait") {
-                if self.condition(cond).is_some_and(|waiters| waiters.contains(&g)) {
+                if self
+                    .condition(cond)
+                    .is_some_and(|waiters| waiters.contains(&g))
+                {
                     return cond.checked_add(NOTIFY_LIST);
                 }
             }
             return None;
         }
-        let is_own = |&&(_, waiter): &&(u64, u64)| {
-            self.waiter(waiter, self.offsets.waiter_g) == Some(g)
-        };
+        let is_own =
+            |&&(_, waiter): &&(u64, u64)| self.waiter(waiter, self.offsets.waiter_g) == Some(g);
         let &(_, waiter) = pointers("runtime.semacquire1").iter().find(is_own)?;
-        self.waiter(waiter, self.offsets.waiter_elem).filter(|&e| e != 0)
+        self.waiter(waiter, self.offsets.waiter_elem)
+            .filter(|&e| e != 0)
     }
 
     /// The goroutines that wait for what may be a `sync.Cond`.
@@ -664,23 +695,16 @@ impl Reader<'_> {
         if !self.conditions.contains_key(&cond) {
             let mut waiters = HashSet::new();
             // In the list: two counts, a lock, the first waiter.
-            let mut waiter = self.waiter(cond, NOTIFY_LIST + 16)?;
-            for _ in 0..MAX_WAITERS {
-                if waiter == 0 {
-                    break;
-                }
+            let first = self.waiter(cond, NOTIFY_LIST + 16)?;
+            let mut chain = self.list(first, MAX_WAITERS);
+            while let Some(waiter) = self.node(&chain) {
                 let Some(g) = self.waiter(waiter, self.offsets.waiter_g) else {
                     break;
                 };
-                if !waiters.insert(g) {
-                    break;
-                }
-                let Some(next) = self.waiter(waiter, self.offsets.waiter_next) else {
-                    break;
-                };
-                waiter = next;
+                waiters.insert(g);
+                chain.follow(self.waiter(waiter, self.offsets.waiter_next));
             }
-            if self.conditions.len() > MAX_CASES {
+            if self.conditions.len() > MAX_KEPT {
                 self.conditions.clear();
             }
             self.conditions.insert(cond, waiters);
@@ -794,7 +818,12 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
     if !is_new {
         names.extend(channels_old);
     }
-    names.extend(["dumping heap", "garbage collection", "garbage collection scan", "panicwait"]);
+    names.extend([
+        "dumping heap",
+        "garbage collection",
+        "garbage collection scan",
+        "panicwait",
+    ]);
     if !is_new {
         names.extend(select_old);
     }
@@ -811,15 +840,33 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
         names.extend(channels_old);
         names.extend(["select (no cases)", "select", "chan receive", "chan send"]);
     }
-    names.extend(["sync.Cond.Wait", "sync.Mutex.Lock", "sync.RWMutex.RLock", "sync.RWMutex.Lock"]);
+    names.extend([
+        "sync.Cond.Wait",
+        "sync.Mutex.Lock",
+        "sync.RWMutex.RLock",
+        "sync.RWMutex.Lock",
+    ]);
     if minor >= 24 {
         names.push("sync.WaitGroup.Wait");
     }
-    names.extend(["trace reader (blocked)", "wait for GC cycle", "GC worker (idle)"]);
-    names.extend(["GC worker (active)", "preempted", "debug call", "GC mark termination"]);
+    names.extend([
+        "trace reader (blocked)",
+        "wait for GC cycle",
+        "GC worker (idle)",
+    ]);
+    names.extend([
+        "GC worker (active)",
+        "preempted",
+        "debug call",
+        "GC mark termination",
+    ]);
     names.push("stopping the world");
     if minor >= 22 {
-        names.extend(["flushing proc caches", "trace goroutine status", "trace proc status"]);
+        names.extend([
+            "flushing proc caches",
+            "trace goroutine status",
+            "trace proc status",
+        ]);
         names.extend(["page trace flush", "coroutine"]);
     }
     if minor >= 23 {
@@ -828,8 +875,16 @@ fn known_reasons(minor: u32) -> Vec<Arc<str>> {
     if minor >= 24 {
         names.extend(["synctest.Run", "synctest.Wait"]);
         names.extend(match minor {
-            24 => ["chan receive (synctest)", "chan send (synctest)", "select (synctest)"],
-            _ => ["chan receive (durable)", "chan send (durable)", "select (durable)"],
+            24 => [
+                "chan receive (synctest)",
+                "chan send (synctest)",
+                "select (synctest)",
+            ],
+            _ => [
+                "chan receive (durable)",
+                "chan send (durable)",
+                "select (durable)",
+            ],
         });
     }
     if minor >= 25 {

@@ -13,6 +13,7 @@
 //! information, else from a table of versions. Whatever is read may be wrong: every
 //! number from the target is checked before it counts.
 
+mod chain;
 mod code;
 mod descriptor;
 mod frames;
@@ -253,6 +254,10 @@ fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
 fn damaged(what: impl Into<String>) -> Error {
     Error::NotAGoProgram { what: what.into() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // that is how a test fails
+mod goroutine_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)] // that is how a test fails

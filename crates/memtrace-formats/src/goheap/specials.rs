@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::image::Image;
 use super::memory::Window;
 
@@ -12,7 +13,7 @@ const MAX_SPECIALS: u64 = 1 << 26;
 /// Addresses of a recorded stack; the runtime keeps at most 1024.
 const MAX_STACK: u64 = 1024;
 /// Blocks of finalizers and cleanups that wait to run.
-const MAX_BLOCKS: usize = 1 << 18;
+const MAX_BLOCKS: u64 = 1 << 18;
 /// Bytes of a bucket before its stack (`runtime.bucket`).
 const BUCKET: u64 = 48;
 
@@ -130,28 +131,19 @@ impl<'a> Specials<'a> {
     /// The notes of the objects of a span, from `mspan.specials` on; what could be read.
     pub(crate) fn of_span(&mut self, span_base: u64, first: u64) -> Vec<RawSpecial> {
         let mut found = Vec::new();
-        let mut at = first;
-        let mut last = 0;
-        while at != 0 && self.budget > 0 {
+        let mut chain = Chain::new(first, self.budget);
+        while let Some(at) = chain.node() {
             self.budget -= 1;
-            let Some((next, offset, special)) = self.one(at, span_base) else {
+            let Some((next, special)) = self.one(at, span_base) else {
                 break;
             };
-            // They are in order, so a list that goes round ends here.
-            if offset < last {
-                break;
-            }
-            last = offset;
             found.push(special);
-            if next == at {
-                break;
-            }
-            at = next;
+            chain.follow(Some(next));
         }
         found
     }
 
-    fn one(&mut self, at: u64, span_base: u64) -> Option<(u64, u64, RawSpecial)> {
+    fn one(&mut self, at: u64, span_base: u64) -> Option<(u64, RawSpecial)> {
         let word = |offset: u64| self.window.u64(at.checked_add(offset)?).ok();
         let next = word(0)?;
         let (offset, kind) = if self.header == 24 {
@@ -183,7 +175,7 @@ impl<'a> Specials<'a> {
             other => SpecialKind::Other(other),
         };
         let object = span_base.checked_add(offset)?;
-        Some((next, offset, RawSpecial { object, kind }))
+        Some((next, RawSpecial { object, kind }))
     }
 
     /// `runtime.bucket`: two links, type, hash, size, length of the stack, the stack.
@@ -263,11 +255,8 @@ fn collect(
     fields: &[u64],
     pointers: &mut Vec<u64>,
 ) {
-    let mut block = first;
-    for _ in 0..MAX_BLOCKS {
-        if block == 0 {
-            return;
-        }
+    let mut chain = Chain::new(first, MAX_BLOCKS);
+    while let Some(block) = chain.node() {
         let at = |offset: u64| block.checked_add(offset);
         let Some(used) = at(count).and_then(|a| window.u32(a).ok()) else {
             return;
@@ -278,9 +267,6 @@ fn collect(
                 pointers.extend(value.filter(|&v| v != 0));
             }
         }
-        match at(link).and_then(|a| window.u64(a).ok()) {
-            Some(next) if next != block => block = next,
-            _ => return,
-        }
+        chain.follow(at(link).and_then(|a| window.u64(a).ok()));
     }
 }
