@@ -386,7 +386,12 @@ fn check_specials(window: &Window<'_>, image: &Image, functions: &Functions, ver
 #[test]
 fn goroutines_are_as_the_runtime_tells() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, flags) in [("plain", &[][..]), ("unoptimised", &["-gcflags=all=-N -l"])] {
+    for (name, flags) in [
+        ("plain", &[][..]),
+        ("unoptimised", &["-gcflags=all=-N -l"]),
+        ("stripped", &["-ldflags=-s -w"]),
+        ("pie", &["-buildmode=pie"]),
+    ] {
         let Some(program) = build(folder.path(), name, flags) else {
             return;
         };
