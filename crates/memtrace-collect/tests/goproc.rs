@@ -134,11 +134,13 @@ impl Running {
         Self { child, out }
     }
 
-    fn role(role: &str, pid: u32) -> Self {
+    /// `id` marks all processes that come of it.
+    fn role(role: &str, pid: u32, id: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "role", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
+            .env("MEMTRACE_TEST_ID", id)
             .env("MEMTRACE_TEST_PID", pid.to_string());
         Self::new(&mut command)
     }
@@ -164,6 +166,7 @@ impl Running {
 /// The target of [`target`], from outside.
 struct Target {
     running: Running,
+    id: String,
     words: u64,
     beats: u64,
     broken: u64,
@@ -171,12 +174,16 @@ struct Target {
 
 impl Target {
     fn new() -> Self {
-        let mut running = Running::role("target", 0);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{next}-end", std::process::id());
+        let mut running = Running::role("target", 0, &id);
         let line = running.line();
         let numbers: Vec<u64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
         std::thread::sleep(Duration::from_millis(100));
         Self {
             running,
+            id,
             words: numbers[0],
             beats: numbers[1],
             broken: numbers[2],
@@ -191,9 +198,30 @@ impl Target {
         bytes
     }
 
-    /// It works on, and nothing went wrong in it.
+    /// It works on, nothing went wrong in it, and it has nothing that is not its own.
     #[track_caller]
     fn is_whole(&self) {
+        self.works();
+        nothing_left(self.running.pid());
+    }
+
+    /// No other process of its mark is left, soon.
+    #[track_caller]
+    fn is_alone(&self, round: u64) {
+        let until = Instant::now() + Duration::from_secs(5);
+        let others = || {
+            let mut others = marked(&self.id);
+            others.remove(&self.running.pid());
+            others
+        };
+        while !others().is_empty() {
+            assert!(Instant::now() < until, "round {round}: {:?}", others());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[track_caller]
+    fn works(&self) {
         let before = u64::from_le_bytes(self.peek(self.beats));
         let until = Instant::now() + Duration::from_secs(10);
         while u64::from_le_bytes(self.peek(self.beats)) < before + 3 {
@@ -201,7 +229,6 @@ impl Target {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(self.peek::<1>(self.broken), [0], "it found a fault");
-        nothing_left(self.running.pid());
     }
 }
 
@@ -235,13 +262,15 @@ fn nothing_left(pid: u32) {
     }
 }
 
-/// Processes that run the same program, zombies left out.
-fn same_program(pid: u32) -> BTreeSet<u32> {
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+/// Processes with this mark, zombies left out.
+fn marked(id: &str) -> BTreeSet<u32> {
     let listed = std::fs::read_dir("/proc").unwrap();
     listed
         .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|p: &u32| std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|e| e == exe))
+        .filter(|p: &u32| {
+            let environ = std::fs::read(format!("/proc/{p}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environ).contains(id)
+        })
         .collect()
 }
 
@@ -293,7 +322,8 @@ fn a_copy_is_one_moment_and_the_target_goes_on() {
     assert!(!frozen.is_held());
     assert_eq!(frozen.threads().len(), tasks(pid).len());
     let first = check_words(&frozen, target.words);
-    target.is_whole_but_for_the_copy();
+    // The copy is not its child.
+    target.is_whole();
     assert!(check_words(&frozen, target.words) == first, "it moved");
     let exe = std::fs::read(format!("/proc/{pid}/exe")).unwrap();
     assert!(frozen.executable().unwrap() == exe);
@@ -311,13 +341,6 @@ fn a_copy_is_one_moment_and_the_target_goes_on() {
     target.is_whole();
     assert_eq!(descriptors(pid), files);
     assert_eq!(masks(pid), before);
-}
-
-impl Target {
-    /// As [`Self::is_whole`], with the copy still there.
-    fn is_whole_but_for_the_copy(&self) {
-        self.is_whole();
-    }
 }
 
 #[test]
@@ -362,44 +385,75 @@ fn held_without_a_copy() {
 /// `kill -9` of the program that freezes, at any moment.
 #[test]
 fn killed_at_any_moment() {
-    let rounds = match std::env::var("MEMTRACE_FULL") {
-        Ok(_) => 200,
-        Err(_) => 20,
-    };
     let target = Target::new();
     let pid = target.running.pid();
-    let mut seed = 0x1234_5678_9abc_def1_u64;
-    for round in 0..rounds {
-        let mut freezer = Running::role("freezer", pid);
+    for round in 0..kills() {
+        let mut freezer = Running::role("freezer", pid, &target.id);
         freezer.line();
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        std::thread::sleep(Duration::from_micros(seed % 200_000));
+        std::thread::sleep(any_moment(round));
         freezer.child.kill().unwrap();
         freezer.child.wait().unwrap();
         // The guard ends what it began.
-        let until = Instant::now() + Duration::from_secs(5);
-        let ours = || {
-            let mut same = same_program(pid);
-            same.remove(&pid);
-            same.retain(|p| {
-                let about = std::fs::read_to_string(format!("/proc/{p}/stat")).unwrap_or_default();
-                about.contains("memtrace-guard") || parent_is_init_and_traced(*p)
-            });
-            same
-        };
-        while !ours().is_empty() {
-            assert!(Instant::now() < until, "round {round}: left {:?}", ours());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        target.is_alone(round);
         target.is_whole();
     }
 }
 
-fn parent_is_init_and_traced(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/status"))
-        .is_ok_and(|text| !text.contains("TracerPid:\t0\n") && text.contains("PPid:\t1\n"))
+/// The same, and the guard is killed with it: the target goes on all the same. The one
+/// thing that may be left is a zombie, where the kill fell between the target's making
+/// a child and reaping it.
+#[test]
+fn killed_with_its_guard() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let mut zombies = 0;
+    for round in 0..kills() {
+        let mut freezer = Running::role("freezer", pid, &target.id);
+        freezer.line();
+        std::thread::sleep(any_moment(round));
+        for process in marked(&target.id) {
+            if process != pid {
+                let _ = Command::new("kill")
+                    .args(["-9", &process.to_string()])
+                    .status();
+            }
+        }
+        freezer.child.wait().unwrap();
+        target.is_alone(round);
+        target.works();
+        zombies = children(pid).len();
+        assert!(
+            children(pid)
+                .iter()
+                .all(|c| status(*c, *c, "State").starts_with('Z'))
+        );
+        assert_eq!(status(pid, pid, "TracerPid"), "0");
+    }
+    println!("{} kills, {zombies} zombies", kills());
+}
+
+fn kills() -> u64 {
+    match std::env::var("MEMTRACE_FULL") {
+        Ok(_) => 200,
+        Err(_) => 10,
+    }
+}
+
+fn any_moment(round: u64) -> Duration {
+    let mut seed = (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    seed ^= seed >> 29;
+    seed = seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    Duration::from_micros((seed >> 32) % 100_000)
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let of = |tid| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children"));
+    let lists: Vec<String> = tasks(pid)
+        .into_iter()
+        .filter_map(|tid| of(tid).ok())
+        .collect();
+    let numbers = lists.iter().flat_map(|l| l.split_whitespace());
+    numbers.map(|n| n.parse().unwrap()).collect()
 }
 
 #[test]
@@ -512,4 +566,135 @@ fn a_go_service_under_load() {
         at(&whole, 50),
         at(&whole, 100),
     );
+}
+
+/// Every readable byte of two: where one has none, it is not compared.
+#[track_caller]
+fn same_bytes(frozen: &goproc::Frozen, core: &goproc::Frozen) -> u64 {
+    let mut compared = 0;
+    let (mut a, mut b) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    for region in frozen
+        .regions()
+        .iter()
+        .filter(|r| r.rwx[0] && !r.file.starts_with("[v"))
+    {
+        for at in (region.start..region.end).step_by(1 << 16) {
+            let length = (region.end - at).min(1 << 16) as usize;
+            if frozen.read(at, &mut a[..length]).is_ok() && core.read(at, &mut b[..length]).is_ok()
+            {
+                assert!(a[..length] == b[..length], "at {at:#x} {region:?}");
+                compared += length as u64;
+            }
+        }
+    }
+    compared
+}
+
+fn gdb(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("gdb")
+        .args(["-batch", "-nx"])
+        .args(arguments)
+        .output();
+    let Ok(output) = output else {
+        eprintln!("skipped: no gdb");
+        return None;
+    };
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_core_of_the_copy() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("core");
+    let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    let mut told = (0, 0);
+    goproc::write_core(&frozen, &mut out, &mut |done, all| told = (done, all)).unwrap();
+    drop(out);
+    assert_eq!(told.0, told.1);
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), told.1);
+    let core = goproc::open_core(&path, None).unwrap();
+    assert_eq!(core.pid(), pid);
+    assert_eq!(core.threads().len(), frozen.threads().len());
+    for thread in frozen.threads() {
+        assert!(core.threads().contains(thread));
+    }
+    assert_eq!(core.executable().unwrap(), frozen.executable().unwrap());
+    check_words(&core, target.words);
+    assert!(same_bytes(&frozen, &core) > WORDS as u64 * 8);
+    // A core of the core is the same again.
+    let again = dir.path().join("again");
+    let mut out = std::fs::File::create(&again).unwrap();
+    goproc::write_core(&core, &mut out, &mut |_, _| ()).unwrap();
+    let again = goproc::open_core(&again, None).unwrap();
+    same_bytes(&frozen, &again);
+    check_words(&again, target.words);
+    frozen.thaw();
+    target.is_whole();
+
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let (exe, path) = (exe.to_str().unwrap(), path.to_str().unwrap());
+    let peek = format!("x/1gx {}", target.words);
+    let asked = ["-ex", "info threads", "-ex", "bt", "-ex", &peek, exe, path];
+    if let Some(said) = gdb(&asked) {
+        for thread in core.threads() {
+            assert!(said.contains(&format!("LWP {}", thread.tid)), "{said}");
+        }
+        assert!(said.contains("goproc::target"), "{said}");
+        let mut word = [0; 8];
+        core.read(target.words, &mut word).unwrap();
+        let word = format!("0x{:016x}", u64::from_le_bytes(word));
+        assert!(said.contains(&word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn a_core_of_gcore() {
+    let target = Target::new();
+    let pid = target.running.pid().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("core");
+    let save = format!("gcore {}", path.display());
+    if gdb(&["-p", &pid, "-ex", &save]).is_none() {
+        return;
+    }
+    let core = goproc::open_core(&path, None).unwrap();
+    assert_eq!(core.pid(), target.running.pid());
+    assert_eq!(core.threads().len(), tasks(core.pid()).len());
+    check_words(&core, target.words);
+    assert!(core.executable().is_ok());
+}
+
+/// A core that was cut off, or has other bytes in its headers: an error or what is left.
+#[test]
+fn a_damaged_core() {
+    let target = Target::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("core");
+    let frozen = goproc::freeze(target.running.pid(), &clone_only()).unwrap();
+    let mut bytes = Vec::new();
+    goproc::write_core(&frozen, &mut bytes, &mut |_, _| ()).unwrap();
+    bytes.truncate(64 << 10);
+    let look = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(core) = goproc::open_core(&path, None) {
+            let _ = core.read(target.words, &mut [0; 16]);
+            for region in core.regions() {
+                let _ = core.read(region.start, &mut [0; 64]);
+            }
+        }
+    };
+    for length in [0, 3, 63, 64, 100, 1000, 4096, 10_000] {
+        look(&bytes[..length]);
+    }
+    for at in (0..1200).chain(frozen.regions().len() * 56..frozen.regions().len() * 56 + 300) {
+        for byte in [0, 1, 0x7f, 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[at] = byte;
+            look(&damaged);
+        }
+    }
+    assert!(goproc::open_core(&dir.path().join("none"), None).is_err());
 }

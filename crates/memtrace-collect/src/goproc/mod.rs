@@ -42,7 +42,7 @@ use crate::proc;
 use guard::{Fault, Request};
 use sys::RawRegisters;
 
-// pub use elfcore::{open_core, write_core};
+pub use elfcore::{open_core, write_core};
 
 /// Executables and their debug information, at most.
 const MAX_EXECUTABLE: u64 = 4 << 30;
@@ -572,7 +572,7 @@ impl Target {
     }
 
     /// What is missing to trace it.
-    fn permission(&self, number: i32) -> FreezeError {
+    fn permission(&self, errno: i32) -> FreezeError {
         const CAP_SYS_PTRACE: u64 = 1 << 19;
         let pid = self.pid;
         let own = read_text(std::process::id(), "status", 64 << 10).unwrap_or_default();
@@ -583,6 +583,12 @@ impl Target {
             users.split_ascii_whitespace().next()?.parse::<u32>().ok()
         };
         let (ours, theirs) = (user(&own), user(&self.status));
+        // Another tracer was quicker.
+        let now = read_text(pid, "status", 64 << 10).unwrap_or_default();
+        if let Some(tracer @ 1..) = number(&now, "TracerPid") {
+            let tracer = u32::try_from(tracer).unwrap_or(0);
+            return FreezeError::Traced { pid, tracer };
+        }
         let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok())
@@ -595,7 +601,7 @@ impl Target {
             format!(
                 "the system says {} although memtrace has CAP_SYS_PTRACE: it is in another user \
                  namespace, or a security module forbids it",
-                io::Error::from_raw_os_error(number)
+                io::Error::from_raw_os_error(errno)
             )
         } else if ours != theirs {
             format!(
