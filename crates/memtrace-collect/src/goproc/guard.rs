@@ -75,7 +75,11 @@ pub(super) enum Fault {
 /// The guard's life.
 pub(super) fn run(request: &Request, socket: &mut UnixStream) {
     let mut target = Target::default();
-    let copy = match target.freeze(request) {
+    // The target stands still while this process works: it waits for no other.
+    sys::hurry(true);
+    let frozen = target.freeze(request);
+    sys::hurry(false);
+    let copy = match frozen {
         Ok(report) => {
             let copy = (!report.held).then_some(report.memory);
             let _ = socket.write_all(&encode(&Ok(report)));

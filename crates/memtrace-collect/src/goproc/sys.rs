@@ -156,6 +156,21 @@ pub(super) fn rseq_area(tid: u32) -> Option<u64> {
     (words[0] != 0).then_some(words[0])
 }
 
+/// Puts this process before all others of the machine, or among them again. Without
+/// the right to it nothing changes.
+pub(super) fn hurry(first: bool) {
+    let (policy, priority) = if first {
+        (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1)
+    } else {
+        (libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0)
+    };
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameters are a local that the kernel reads.
+    unsafe { libc::sched_setscheduler(0, policy, &parameters) };
+}
+
 /// Blocks `SIGCHLD`, so that [`wait`] can wait for it with a limit, and ignores what a
 /// terminal sends.
 pub(super) fn prepare_signals() {
@@ -319,9 +334,6 @@ pub(super) fn spawn(keep: RawFd, work: impl FnOnce()) -> io::Result<u32> {
                 libc::prctl(libc::PR_SET_NAME, c"memtrace-guard".as_ptr());
             }
             prepare_signals();
-            // The target stands still while this process works: not behind others.
-            // SAFETY: numbers only; without the right to it nothing changes.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
             only_file(keep);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // SAFETY: ends this process without running what other threads registered.
