@@ -41,7 +41,7 @@ fn heap(objects: u32, near: bool) -> HeapGraph {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        ((random >> 32) * u64::from(below) >> 32) as u32
+        (((random >> 32) * u64::from(below)) >> 32) as u32
     };
     let mut graph = HeapGraph {
         heap_types: vec![HeapType::default()],

@@ -472,7 +472,7 @@ impl HeapGraph {
     /// The first thing that is wrong, in words.
     pub fn check(&self) -> Result<(), &'static str> {
         let objects = self.addresses.len();
-        let nodes = objects.checked_add(self.roots.len()).unwrap_or(usize::MAX);
+        let nodes = objects.saturating_add(self.roots.len());
         let is_object = |n: NodeId| n.index() < objects;
         let is_stack = |s: HeapStackId| s.index() < self.stacks.len();
         let links: usize = self.goroutines.iter().map(|g| g.waits_on.len()).sum();

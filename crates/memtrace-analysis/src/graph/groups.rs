@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use memtrace_model::{HeapKind, HeapStackId, HeapTypeId, NodeId, RootKind};
+use memtrace_model::{HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, RootKind};
 
 use super::Heap;
 use super::paths::{RootPath, along};
@@ -273,7 +273,7 @@ pub fn accumulations(heap: Heap<'_>, min_bytes: u64) -> Vec<Accumulation> {
     }
     points.sort_by_key(|p| (std::cmp::Reverse(p.here), p.at));
     for point in &mut points {
-        point.members = members(heap, point.at);
+        point.members = members(heap, point.at, &|_, _| false);
         point.path = along(graph, &tree.path(point.at));
     }
     points
@@ -300,8 +300,13 @@ fn is_part_of(heap: Heap<'_>, node: NodeId, dominator: NodeId) -> bool {
         )
 }
 
-/// What piles up at a node, by type, most bytes first.
-fn members(heap: Heap<'_>, at: NodeId) -> Vec<Member> {
+/// What piles up at a node, by type, most bytes first; `through` says which objects more are
+/// only looked through.
+pub(super) fn members(
+    heap: Heap<'_>,
+    at: NodeId,
+    through: &dyn Fn(&HeapGraph, NodeId) -> bool,
+) -> Vec<Member> {
     let (graph, tree) = (heap.graph, heap.dominators);
     let mut groups: HashMap<HeapTypeId, Member> = HashMap::new();
     let mut pending: Vec<NodeId> = tree.children(at).collect();
@@ -312,7 +317,7 @@ fn members(heap: Heap<'_>, at: NodeId) -> Vec<Member> {
         };
         let list = same_type(heap, at, node);
         let seen_through = matches!(kind(heap, node), Some(HeapKind::MapPart | HeapKind::Array));
-        let seen_through = seen_through && tree.retained_nodes(node) > 1;
+        let seen_through = (seen_through && tree.retained_nodes(node) > 1) || through(graph, node);
         if list || seen_through {
             pending.extend(tree.children(node));
         }

@@ -3,20 +3,30 @@
 //! Everything here works on a [`HeapGraph`](memtrace_model::HeapGraph) that its `check`
 //! accepts, does no I/O and reads no clock.
 
+mod diff;
 mod dominators;
+mod goroutines;
 mod groups;
 mod links;
 mod paths;
 #[cfg(test)]
 mod sample;
+mod survivors;
+mod suspects;
 mod tree;
 
+pub use diff::{Count, DiffRow, Growth, HeapDiff, diff};
 pub use dominators::Dominators;
+pub use goroutines::{GoroutineGroup, GoroutineReport, GoroutineVerdict, goroutine_leaks};
 pub use groups::{
     Accumulation, Member, StackGroup, TopGroup, TypeGroup, accumulations, by_stack, by_type,
     top_groups,
 };
 pub use paths::{PathStep, RootPath, field, root_words, shortest_paths};
+pub use survivors::{
+    Share, SurvivorGroup, SurvivorOptions, SurvivorReport, SurvivorTracker, module_of,
+};
+pub use suspects::{BloatedMap, FinalizerGroup, PoolContents, SuspectOptions, Suspects, suspects};
 pub use tree::{RetentionNode, RetentionTree, TreeLimits};
 
 use memtrace_model::HeapGraph;

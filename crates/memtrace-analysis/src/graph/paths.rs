@@ -189,7 +189,11 @@ pub(super) fn is_of_the_runtime(graph: &HeapGraph, root: u32) -> bool {
     let root = &graph.roots[root as usize];
     match root.kind {
         RootKind::Runtime | RootKind::Registers => true,
-        RootKind::Global => graph.strings.get(root.name).starts_with("runtime."),
+        RootKind::Global => {
+            let name = graph.strings.get(root.name);
+            // The lists of all pools lead to each, whoever made it.
+            name.starts_with("runtime.") || matches!(name, "sync.allPools" | "sync.oldPools")
+        }
         _ => false,
     }
 }

@@ -113,12 +113,16 @@ impl Sample {
     pub(crate) fn stack(&mut self, function: &str) -> HeapStackId {
         let function = self.graph.strings.intern(function);
         let g = &mut self.graph;
-        g.frames.push(memtrace_model::HeapFrame {
-            function,
-            file: 0,
-            line: 1,
-        });
-        let frame = memtrace_model::HeapFrameId(g.frames.len() as u32 - 1);
+        let at = g.frames.iter().position(|f| f.function == function);
+        let frame = memtrace_model::HeapFrameId(at.unwrap_or_else(|| {
+            let frame = memtrace_model::HeapFrame {
+                function,
+                file: 0,
+                line: 1,
+            };
+            g.frames.push(frame);
+            g.frames.len() - 1
+        }) as u32);
         if g.stacks.is_empty() {
             g.stacks.intern(&[]);
         }
