@@ -44,7 +44,7 @@ fn set(mask: &mut Vec<u64>, offset: u64) {
 
 /// The addresses of all descriptors of a program: what looks like one in the memory where
 /// types are.
-fn descriptors(window: &Window<'_>, image: &Image) -> Vec<u64> {
+pub(crate) fn descriptors(window: &Window<'_>, image: &Image) -> Vec<u64> {
     let mut found = Vec::new();
     for module in &image.modules {
         let length = module.types.1.saturating_sub(module.types.0);
@@ -97,6 +97,8 @@ impl Candidates {
                         all.add(typing, Form::MapEntries, map);
                         let size = typing.types.stride(Form::MapEntries, map);
                         all.side_by_side(typing, Form::MapEntries, map, size);
+                        all.add(typing, Form::MapTable, map);
+                        all.side_by_side(typing, Form::MapDirectory, map, 8);
                     }
                     Pointee::Object(Form::Array, element) => {
                         let size = typing.types.size(element);
@@ -123,8 +125,9 @@ impl Candidates {
         let size = match form {
             Form::Value => typing.types.size(number),
             Form::MapEntries => typing.types.stride(form, number),
-            // Headers have the runtime's own sizes.
+            // The runtime's own.
             Form::Map => 48,
+            Form::MapTable => 32,
             _ => return,
         };
         let offsets = offsets(typing, form, number);
@@ -149,7 +152,8 @@ impl Candidates {
         for (element, bytes, offsets) in &self.elements {
             // So many elements have that many pointers.
             let count = u64::from(pointers) / offsets.len() as u64;
-            if count < 2 || super::typing::place(count.saturating_mul(*bytes)) != *size {
+            let single = matches!(element, What::Of(Form::MapDirectory, _));
+            if count < 2 && !single || super::typing::place(count.saturating_mul(*bytes)) != *size {
                 continue;
             }
             let mut built = Vec::new();
@@ -179,10 +183,10 @@ pub(crate) fn infer(
     window: &Window<'_>,
     image: &Image,
     code: &Code,
+    descriptors: &[u64],
     spans: &Spans,
 ) {
-    let descriptors = descriptors(window, image);
-    let candidates = Candidates::of(typing, &descriptors);
+    let candidates = Candidates::of(typing, descriptors);
     let mut unknown: Vec<(Mask, u32)> = Vec::new();
     for span in &spans.list {
         let bits = match span.pointers {

@@ -143,6 +143,8 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     );
 
     let mut types = Types::new(&window, &image);
+    let descriptors = infer::descriptors(&window, &image);
+    types.know_maps(&descriptors);
     let code = Code::read(&window, &image, &functions, &mut types);
     let addresses = std::mem::take(&mut graph.addresses);
     let mut typing = Typing::new(types, &window, &image, &spans, &addresses, &edges);
@@ -162,7 +164,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     }
     roots::claim(&mut typing, &image, &code, &held);
     typing.propagate();
-    infer::infer(&mut typing, &window, &image, &code, &spans);
+    infer::infer(&mut typing, &window, &image, &code, &descriptors, &spans);
     typing.finish(&mut graph);
 
     graph.addresses = addresses;
@@ -254,10 +256,6 @@ fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
 fn damaged(what: impl Into<String>) -> Error {
     Error::NotAGoProgram { what: what.into() }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)] // that is how a test fails
-mod goroutine_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)] // that is how a test fails

@@ -271,6 +271,18 @@ impl<'a> Types<'a> {
         }
     }
 
+    /// Learns whose entries buckets and groups are.
+    pub(crate) fn know_maps(&mut self, descriptors: &[u64]) {
+        for &address in descriptors {
+            let is_map = Descriptor::read(self.window, address)
+                .and_then(|d| d.shape(self.window))
+                .is_some_and(|s| matches!(s, Shape::Map(_)));
+            if is_map && let Some(map) = self.runtime(address) {
+                self.entries(map);
+            }
+        }
+    }
+
     /// The type of a map's buckets or groups.
     fn entries(&mut self, map: TypeNo) -> Option<TypeNo> {
         let Source::Runtime(address) = self.known(map).source else {
