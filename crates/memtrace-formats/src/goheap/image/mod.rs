@@ -443,7 +443,7 @@ fn build_info(info: &[u8]) -> Option<Version> {
 }
 
 impl Version {
-    /// From `go1.27.3 X:nogreenteagc`, `devel go1.28-abc`.
+    /// From `go1.25.5 X:greenteagc`, `go1.27.3-X:nogreenteagc`, `devel go1.28-abc`.
     fn parse(text: &str) -> Option<Self> {
         let (_, after) = text.split_once("go1.")?;
         let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -455,8 +455,8 @@ impl Version {
 
     /// What it was built with that the release does not have by itself, or without: the
     /// words of `GOEXPERIMENT`.
-    fn experiments(&self) -> impl Iterator<Item = &str> {
-        let words = self.text.split_once(" X:").map(|(_, words)| words);
+    pub(crate) fn experiments(&self) -> impl Iterator<Item = &str> {
+        let words = self.text.split_once("X:").map(|(_, words)| words);
         words.into_iter().flat_map(|words| words.split(','))
     }
 }
