@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use memtrace_model::WaitsFor;
+
 use super::functions::Functions;
-use super::goroutines::{self, Blocked, RawGoroutine};
+use super::goroutines::{self, RawGoroutine};
 use super::image::{Image, Layout, Module, Version};
 use super::memory::{Memory, Region, Registers, Thread, Unreadable, Window};
 use super::specials::{SpecialKind, Specials, queued_finalizers};
@@ -290,12 +292,12 @@ fn check(program: &Path, flags: &str) {
     for (id, (name, address)) in &expected {
         let goroutine = by_id[id];
         let blocked = match name.as_str() {
-            "nil-receive" | "nil-send" | "select-none" | "select-nil" => Blocked::Nothing,
-            "sleep" | "io" | "syscall" | "running" => Blocked::NotBlocked,
-            _ => Blocked::Objects,
+            "nil-receive" | "nil-send" | "select-none" | "select-nil" => WaitsFor::Nothing,
+            "sleep" | "io" | "syscall" | "running" => WaitsFor::NotBlocked,
+            _ => WaitsFor::Objects,
         };
         assert_eq!(
-            goroutine.blocked, blocked,
+            goroutine.waits_for, blocked,
             "{version}: {name} {goroutine:?}"
         );
         let near = |on: &u64| (*address..address + 40).contains(on);
@@ -307,7 +309,7 @@ fn check(program: &Path, flags: &str) {
             );
         }
         assert!(!goroutine.is_system, "{version}: {name}");
-        assert_eq!(goroutine.entry_function.starts_with("main.start"), true);
+        assert!(goroutine.entry_function.starts_with("main.start"));
         let labels: Vec<_> = goroutine
             .labels
             .iter()
@@ -409,7 +411,7 @@ impl Memory for Liar {
             let at = address.wrapping_add(i as u64);
             if of != Some(at / 8) {
                 of = Some(at / 8);
-                let mut x = (at / 8 ^ self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mut x = ((at / 8) ^ self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 x = (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 x ^= x >> 32;
                 // Small numbers and pointers to what is there lead further than noise; so do

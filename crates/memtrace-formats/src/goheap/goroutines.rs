@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use memtrace_model::WaitsFor;
+
 use super::chain::Chain;
 use super::frames::{Entry, Stack, Walk, Walker};
 use super::functions::{Functions, SourceFrame};
@@ -56,7 +58,7 @@ pub(crate) struct RawGoroutine {
     /// Pointers of the goroutine outside its frames: deferred calls, the closure it is
     /// about to enter, the registers of its thread while it runs.
     pub(crate) other: Vec<u64>,
-    pub(crate) blocked: Blocked,
+    pub(crate) waits_for: WaitsFor,
     /// Addresses of what it waits on: channels, the semaphore in a mutex or wait group,
     /// the list in a condition variable. They may lead into the middle of an object.
     pub(crate) waits_on: Vec<u64>,
@@ -76,20 +78,6 @@ pub(crate) struct RawFrame {
     /// Where each pointer stands and where it leads: out of the stack, not necessarily
     /// to an object.
     pub(crate) pointers: Vec<(u64, u64)>,
-}
-
-/// Who can wake a goroutine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Blocked {
-    /// It runs, can run, or what it waits for comes from outside.
-    #[default]
-    NotBlocked,
-    /// Who holds [`RawGoroutine::waits_on`].
-    Objects,
-    /// Nobody.
-    Nothing,
-    /// Unknown: what it waits on was not found.
-    Elsewhere,
 }
 
 /// States (`runtime._Grunning`).
@@ -377,7 +365,7 @@ impl Reader<'_> {
             labels,
             frames: walk.frames,
             other: walk.other,
-            blocked: Blocked::NotBlocked,
+            waits_for: WaitsFor::NotBlocked,
             waits_on: Vec::new(),
         };
         if is_parked {
@@ -613,18 +601,18 @@ impl Reader<'_> {
     }
 
     fn block(&mut self, goroutine: &mut RawGoroutine, waiting: u64) {
-        goroutine.blocked = match &*goroutine.state {
+        goroutine.waits_for = match &*goroutine.state {
             "chan receive (nil chan)" | "chan send (nil chan)" | "select (no cases)" => {
-                Blocked::Nothing
+                WaitsFor::Nothing
             }
             "chan receive" | "chan send" | "select" => match self.channels(waiting) {
                 // A select whose channels are all nil.
-                Some(none) if none.is_empty() => Blocked::Nothing,
+                Some(none) if none.is_empty() => WaitsFor::Nothing,
                 Some(channels) => {
                     goroutine.waits_on = channels;
-                    Blocked::Objects
+                    WaitsFor::Objects
                 }
-                None => Blocked::Elsewhere,
+                None => WaitsFor::Elsewhere,
             },
             "sync.Mutex.Lock"
             | "sync.RWMutex.Lock"
@@ -634,9 +622,9 @@ impl Reader<'_> {
             | "sync.Cond.Wait" => {
                 let found = self.primitive(goroutine, waiting);
                 goroutine.waits_on.extend(found);
-                found.map_or(Blocked::Elsewhere, |_| Blocked::Objects)
+                found.map_or(WaitsFor::Elsewhere, |_| WaitsFor::Objects)
             }
-            _ => Blocked::NotBlocked,
+            _ => WaitsFor::NotBlocked,
         };
     }
 
