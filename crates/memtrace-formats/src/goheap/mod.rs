@@ -81,6 +81,12 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
     let window = Window::new(process.memory);
     let image = Image::read(process.executable, &window, process.regions)?;
+    warnings.extend(
+        image
+            .notes
+            .iter()
+            .map(|what| Warning::Heap { what: what.clone() }),
+    );
     let functions = Functions::read(&window, &image);
     if let Err(error) = &functions {
         warnings.push(Warning::Heap {

@@ -11,7 +11,7 @@ use memtrace_model::{
 use super::Process;
 use super::code::Code;
 use super::functions::{Functions, SourceFrame};
-use super::goroutines::{self, Blocked, RawGoroutine};
+use super::goroutines::{self, RawGoroutine};
 use super::image::{Global, Image, Module};
 use super::memory::Window;
 use super::scan::Edges;
@@ -333,14 +333,12 @@ fn goroutine(
         id: raw.id,
         root,
         state: graph.strings.intern(&raw.state),
-        waits_for: match raw.blocked {
-            Blocked::NotBlocked => WaitsFor::NotBlocked,
-            Blocked::Nothing => WaitsFor::Nothing,
+        waits_for: match raw.waits_for {
             // One that is not in the heap can always be found again.
-            Blocked::Objects if !objects.is_empty() && objects.iter().all(Option::is_some) => {
-                WaitsFor::Objects
+            WaitsFor::Objects if objects.is_empty() || objects.iter().any(Option::is_none) => {
+                WaitsFor::Elsewhere
             }
-            Blocked::Objects | Blocked::Elsewhere => WaitsFor::Elsewhere,
+            waits_for => waits_for,
         },
         waits_on: objects.into_iter().flatten().collect(),
         waiting_ms: raw.waiting_ns.map(|ns| ns / 1_000_000),
