@@ -1,5 +1,7 @@
 //! The snapshot file keeps what it gets, in this version and in those before.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use memtrace_model::snapshot::{SnapshotError, read, write};

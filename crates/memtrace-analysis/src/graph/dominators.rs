@@ -18,8 +18,8 @@ const ABOVE: NodeId = NodeId(NONE);
 ///
 /// Nodes are kept in preorder of the tree: what a node retains is one slice
 /// ([`Dominators::subtree`]), and its children lie in it one after the other. This takes 24
-/// bytes a node. Making it takes about 50 bytes a node (the result included) where there are two
-/// edges per object, and never more than 44 bytes a node and 12 an edge.
+/// bytes a node. Making it takes about 50 bytes a node, the result included (10 M objects
+/// measured: 38 to 52), and never more than 48 a node and 16 an edge.
 ///
 /// Made with the algorithm of Lengauer and Tarjan (path compression, buckets), in
 /// O(edges · log nodes) whatever the graph looks like.
@@ -48,7 +48,12 @@ impl Dominators {
 
     /// Sorts the nodes into preorder of the dominator tree. `idom` is in numbers of `reached`.
     fn lay_out(graph: &HeapGraph, reached: Reached, idom: &[u32]) -> Self {
-        let Reached { number, order, .. } = reached;
+        let Reached {
+            number,
+            order,
+            parent,
+        } = reached;
+        drop(parent);
         let count = order.len();
         let mut bytes: Vec<u64> = order.iter().map(|&n| graph.size(n)).collect();
         let mut nodes = vec![1u32; count];

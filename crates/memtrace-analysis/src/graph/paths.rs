@@ -244,7 +244,7 @@ mod tests {
             .unwrap();
         s.graph().heap_types[0].fields = fields;
         let (_, frame) = s.goroutine("main.worker", &[]);
-        s.root_edge(frame, dead + 0);
+        s.root_edge(frame, dead);
         let graph = s.done();
         let asked = [
             NodeId(entry),
