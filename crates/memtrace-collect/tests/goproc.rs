@@ -421,12 +421,17 @@ fn killed_with_its_guard() {
         freezer.child.wait().unwrap();
         target.is_alone(round);
         target.works();
+        // A child that was just being made ends by itself.
+        let until = Instant::now() + Duration::from_secs(5);
+        let is_zombie = |c: &u32| {
+            std::fs::read_to_string(format!("/proc/{c}/status"))
+                .is_ok_and(|text| text.contains("State:\tZ"))
+        };
+        while !children(pid).iter().all(is_zombie) {
+            assert!(Instant::now() < until, "round {round}: a child lives");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         zombies = children(pid).len();
-        assert!(
-            children(pid)
-                .iter()
-                .all(|c| status(*c, *c, "State").starts_with('Z'))
-        );
         assert_eq!(status(pid, pid, "TracerPid"), "0");
     }
     println!("{} kills, {zombies} zombies", kills());
@@ -697,4 +702,73 @@ fn a_damaged_core() {
         }
     }
     assert!(goproc::open_core(&dir.path().join("none"), None).is_err());
+}
+
+/// A service whose filter of system calls would end it at an injected `clone`.
+#[test]
+fn a_filter_of_system_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = service(dir.path()) else {
+        return;
+    };
+    let mut running = Running::new(Command::new(program).args(["8", "filter"]));
+    let address = running.line();
+    let pid = running.pid();
+    assert_eq!(status(pid, pid, "Seccomp"), "2");
+    for method in [Method::Clone, Method::Auto, Method::Direct] {
+        let options = Options {
+            method,
+            ..Options::default()
+        };
+        match goproc::freeze(pid, &options) {
+            Ok(frozen) => assert_eq!(frozen.is_held(), method == Method::Direct),
+            // Only root may take a filter off.
+            Err(error) => println!("{error}"),
+        }
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| client(&address, &stop));
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        assert!(one.join().unwrap() > 0);
+    });
+    nothing_left(pid);
+    assert_eq!(running.child.try_wait().unwrap(), None);
+}
+
+/// A service that is the init of its container, and waits for no child.
+#[test]
+fn the_init_of_a_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = service(dir.path()) else {
+        return;
+    };
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child"]);
+    let probe = Command::new("unshare")
+        .args(["--pid", "--fork", "true"])
+        .status();
+    if !probe.is_ok_and(|s| s.success()) {
+        eprintln!("skipped: unshare is not there, or not allowed");
+        return;
+    }
+    let mut running = Running::new(unshare.arg(program).arg("8"));
+    let address = running.line();
+    let pid = children(running.pid())[0];
+    assert!(status(pid, pid, "NSpid").ends_with("\t1"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| client(&address, &stop));
+        for _ in 0..20 {
+            let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+            let copies = children(pid);
+            assert_eq!(copies.len(), 1);
+            assert_eq!(descriptors(copies[0]).len(), 0, "it holds files");
+            frozen.thaw();
+            nothing_left(pid);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(one.join().unwrap() > 0);
+    });
 }
