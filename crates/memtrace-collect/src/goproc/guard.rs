@@ -92,7 +92,9 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
         }
     };
     if target.held {
-        let _ = socket.set_read_timeout(request.hold);
+        // Zero would mean for ever.
+        let hold = request.hold.map(|h| h.max(Duration::from_millis(1)));
+        let _ = socket.set_read_timeout(hold);
     }
     // A word, the end of memtrace, or the end of the time.
     let _ = socket.read(&mut [0]);

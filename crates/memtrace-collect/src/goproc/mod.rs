@@ -278,6 +278,8 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
     };
     let (mut ours, mut theirs) =
         UnixStream::pair().map_err(|e| io_error(pid, "make a socket", &e))?;
+    // The guard's clock begins later: what is read before ours ends is of one moment.
+    let until = Instant::now() + options.hold;
     let guard = sys::spawn(theirs.as_raw_fd(), || guard::run(&request, &mut theirs))
         .map_err(|e| io_error(pid, "start a process", &e))?;
     drop(theirs);
@@ -296,7 +298,7 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
         pid: report.memory,
         held: report.held.then(|| Held {
             since: now,
-            until: now + options.hold,
+            until: until.max(now),
         }),
         memory: File::open(format!("/proc/{}/mem", report.memory)).ok(),
         guard,
