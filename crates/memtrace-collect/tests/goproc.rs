@@ -642,7 +642,8 @@ fn a_core_of_the_copy() {
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     let (exe, path) = (exe.to_str().unwrap(), path.to_str().unwrap());
     let peek = format!("x/1gx {}", target.words);
-    let asked = ["-ex", "info threads", "-ex", "bt", "-ex", &peek, exe, path];
+    let all = "thread apply all bt";
+    let asked = ["-ex", "info threads", "-ex", all, "-ex", &peek, exe, path];
     if let Some(said) = gdb(&asked) {
         for thread in core.threads() {
             assert!(said.contains(&format!("LWP {}", thread.tid)), "{said}");
