@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::units::{parse_duration, parse_size};
+use crate::units::{parse_address, parse_duration, parse_size};
 
 /// Watches a service, notices that its memory leaks, and names the cause.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ pub(crate) enum Verb {
     Top(TopArgs),
     Diff(DiffArgs),
     Hot(HotArgs),
+    Report(ReportArgs),
+    Why(WhyArgs),
     Convert(ConvertArgs),
     /// Print a completion script for your shell
     #[command(
@@ -231,6 +233,56 @@ pub(crate) enum HotBy {
     Function,
     /// A package
     Package,
+}
+
+/// Show what a heap is made of and what keeps it: types, roots, where it piles up, suspects
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  memtrace report heap.mtsnap\n  memtrace report 4242 --html heap.html\n  \
+    memtrace report core.4242 --json | jq '.types[0]'\n\n\
+    Retained bytes are those that would be garbage without the thing itself: exact, by dominators."
+)]
+pub(crate) struct ReportArgs {
+    /// A snapshot, an ELF core, a pid or a container id
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) from: String,
+    /// Rows of each table; 0 for all
+    #[arg(short = 'n', long = "rows", default_value_t = 15)]
+    pub(crate) rows: usize,
+    /// Write one self-contained HTML page with the retention tree to open
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say why objects are alive: the paths from a root to them
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["type_name", "object", "stack"]))]
+#[command(
+    after_help = "Examples:\n  memtrace why heap.mtsnap --type main.Session\n  \
+    memtrace why heap.mtsnap --object 0xc000123450\n  memtrace why 4242 --stack 'handler\\.\\(\\*Cache\\)'"
+)]
+pub(crate) struct WhyArgs {
+    /// A snapshot, an ELF core, a pid or a container id
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) file: String,
+    /// All objects of a type; a part of its name will do where no type has just this name
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) type_name: Option<String>,
+    /// The object at or around an address
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    pub(crate) object: Option<u64>,
+    /// Sampled objects that a stack allocated: a regular expression for one of its functions
+    #[arg(long, value_name = "RE")]
+    pub(crate) stack: Option<String>,
+    /// How many different paths
+    #[arg(short = 'n', long = "rows", default_value_t = 5)]
+    pub(crate) rows: usize,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Rewrite a profile in another format, told by the file names

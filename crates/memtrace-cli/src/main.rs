@@ -7,12 +7,15 @@ mod args;
 mod convert;
 mod diff;
 mod failure;
+mod heap;
 mod hot;
+mod report;
 mod shell;
 mod source;
 mod top;
 mod units;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
         Verb::Top(args) => top::run(&args),
         Verb::Diff(args) => diff::run(&args),
         Verb::Hot(args) => hot::run(&args),
+        Verb::Report(args) => report::run(&args),
+        Verb::Why(args) => why::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Completions { shell } => shell::completions(shell),
         Verb::Man { dir } => shell::man(dir.as_deref()),

@@ -28,6 +28,13 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok((number * factor) as u64)
 }
 
+/// `0xc000123450`, `c000123450`: an address, always in hexadecimal.
+pub(crate) fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.trim().trim_start_matches("0x");
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| format!("`{text}` is not an address; try 0xc000123450"))
+}
+
 /// `30s`, `500ms`, `10m`, `1h30m`, `2d`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; try 30s, 10m or 1h30m");
@@ -75,6 +82,19 @@ pub(crate) fn bytes(n: f64) -> String {
         value /= 1024.0;
     }
     format!("{value:.2} TiB")
+}
+
+/// A count with its thousands apart: `1,204,337`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A span in its two largest units: `3 h 20 min`; a second one of zero is left out.
@@ -134,7 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn addresses() {
+        assert_eq!(parse_address("0xc000123450"), Ok(0xc000_1234_50));
+        assert_eq!(parse_address("c0"), Ok(0xc0));
+        for wrong in ["", "0x", "main.T", "-1", "0x10000000000000000"] {
+            assert!(parse_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn shown() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_204_337), "1,204,337");
         assert_eq!(bytes(0.0), "0 B");
         assert_eq!(bytes(50_600_000.0), "48.3 MiB");
         assert_eq!(bytes(-2048.0), "-2.00 KiB");

@@ -1,0 +1,111 @@
+//! The report as one page: no other resource, nothing sent anywhere, works from a file.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::Report;
+use crate::diff::escape;
+use crate::heap;
+use crate::units::{bytes, count};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Rows of a table at most.
+const MOST_ROWS: usize = 2000;
+
+pub(super) fn page(report: &Report<'_>) -> String {
+    let graph = report.heap.graph;
+    let tree: Vec<_> = (report.tree().nodes.iter())
+        .map(|n| {
+            json!({
+                "name": n.name, "field": n.field, "nodes": n.nodes, "bytes": n.bytes,
+                "retained": n.retained, "rest": n.rest,
+                "children": [n.children.start, n.children.end],
+            })
+        })
+        .collect();
+    let mut data = json!({
+        "tree": tree, "types": report.types_json(MOST_ROWS), "roots": report.roots_json(MOST_ROWS),
+        "goroutines": report.goroutines_json(MOST_ROWS),
+    });
+    heap::merge(&mut data, heap::origin_json(graph));
+    // Within a script element only `<` could end it or begin something else.
+    let data = data.to_string().replace('<', "\\u003c");
+    let mut body = format!("<h1>Heap of {}</h1>\n", escape(&heap::origin(graph)));
+    for line in heap::sums_in_words(graph, &report.sums) {
+        let _ = writeln!(body, "<p>{}</p>", escape(&line));
+    }
+    body.push_str(
+        "<noscript><p>The tables and the tree below need JavaScript; it is part of this file.</p></noscript>\n\
+         <h2>What retains the memory</h2>\n\
+         <p class=quiet>Dominators: each thing with what would be garbage without it. Objects of one type behind one \
+         field are one row.</p>\n<ul class=tree id=tree></ul>\n",
+    );
+    piles(report, &mut body);
+    sparse_maps(report, &mut body);
+    body.push_str(
+        "<h2>Types</h2>\n<input id=types-filter type=search placeholder=\"part of a name\" aria-label=\"filter types\">\n\
+         <table id=types></table>\n<h2>Roots</h2>\n<table id=roots></table>\n",
+    );
+    if !report.goroutines.is_empty() {
+        body.push_str("<h2>Goroutines</h2>\n<table id=goroutines></table>\n");
+    }
+    format!(
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         script-src 'unsafe-inline'\">\n<title>memtrace report: {title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n\
+         {body}<script type=\"application/json\" id=data>{data}</script>\n<script>\n{SCRIPT}</script>\n</body></html>\n",
+        title = escape(graph.strings.get(graph.program)),
+    )
+}
+
+fn piles(report: &Report<'_>, body: &mut String) {
+    let graph = report.heap.graph;
+    if report.piles.is_empty() {
+        return;
+    }
+    body.push_str("<h2>Where it piles up</h2>\n");
+    for pile in report.piles.iter().take(50) {
+        let members: Vec<String> = (pile.members.iter().take(5))
+            .map(|m| {
+                format!(
+                    "{} × {} ({})",
+                    count(m.objects),
+                    report.type_name(m.heap_type.index()),
+                    bytes(m.retained as f64)
+                )
+            })
+            .collect();
+        let _ = writeln!(
+            body,
+            "<p><b>{}</b> at <span class=name>{}</span>{}</p>\n<pre>{}</pre>",
+            bytes(pile.here as f64),
+            escape(graph.name(pile.at)),
+            escape(&if members.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", members.join(", "))
+            }),
+            escape(&pile.path.words(graph).join("\n"))
+        );
+    }
+}
+
+fn sparse_maps(report: &Report<'_>, body: &mut String) {
+    if report.sparse_maps.is_empty() {
+        return;
+    }
+    body.push_str("<h2>Maps with little in them</h2>\n");
+    for map in report.sparse_maps.iter().take(50) {
+        let _ = writeln!(
+            body,
+            "<p><b>{}</b>, {} of {} entries used</p>\n<pre>{}</pre>",
+            bytes(map.bytes as f64),
+            count(map.used),
+            count(map.capacity),
+            escape(&map.path.join("\n"))
+        );
+    }
+}
