@@ -30,8 +30,10 @@ pub(crate) enum Verb {
     Top(TopArgs),
     Diff(DiffArgs),
     Hot(HotArgs),
+    Snapshot(SnapshotArgs),
     Report(ReportArgs),
     Why(WhyArgs),
+    Survivors(SurvivorsArgs),
     Convert(ConvertArgs),
     /// Print a completion script for your shell
     #[command(
@@ -155,11 +157,13 @@ pub(crate) struct ViewArgs {
     pub(crate) json: bool,
 }
 
-/// Compare two profiles: what grew
+/// Compare two profiles or two snapshots: what grew
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  memtrace diff t0.pb.gz t1.pb.gz --min 10MB\n  \
-    memtrace diff t0.pb.gz http://127.0.0.1:6060 --svg growth.svg --html growth.html"
+    memtrace diff t0.pb.gz http://127.0.0.1:6060 --svg growth.svg --html growth.html\n  \
+    memtrace diff before.mtsnap after.mtsnap\n\n\
+    Two snapshots of one process are compared object by object."
 )]
 pub(crate) struct DiffArgs {
     /// The earlier profile (file or running service)
@@ -235,6 +239,32 @@ pub(crate) enum HotBy {
     Package,
 }
 
+/// Take all objects of a running Go process, or of a core of it, with what leads to what
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  memtrace snapshot 4242 -o before.mtsnap\n  \
+    memtrace snapshot 4242 --core frozen.core\n  memtrace snapshot core.4242 -o heap.mtsnap\n\n\
+    The process stands still for milliseconds: it is copied as fork does, and the copy is read. The snapshot holds \
+    addresses, sizes, types and names of the program, and no content of its memory; a core holds all of it."
+)]
+pub(crate) struct SnapshotArgs {
+    /// pid, container id, or an ELF core
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) target: String,
+    /// The snapshot to write [default: PROGRAM-PID.mtsnap where no --core is asked for]
+    #[arg(short = 'o', long = "output", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the frozen process as an ELF core, for a debugger
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) core: Option<PathBuf>,
+    /// The program of a core, where it is not where the core says
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) exe: Option<PathBuf>,
+    /// What was taken, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Show what a heap is made of and what keeps it: types, roots, where it piles up, suspects
 #[derive(clap::Args)]
 #[command(
@@ -279,6 +309,32 @@ pub(crate) struct WhyArgs {
     pub(crate) stack: Option<String>,
     /// How many different paths
     #[arg(short = 'n', long = "rows", default_value_t = 5)]
+    pub(crate) rows: usize,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what lived through cycles of work although nothing used it: snapshots of one process
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  memtrace survivors s1.mtsnap s2.mtsnap s3.mtsnap s4.mtsnap\n  \
+    memtrace survivors s*.mtsnap --cycles 2 --json\n\n\
+    Take one snapshot after each cycle of work (a block, a job, an hour). What a later cycle made and none after it \
+    let go of is a survivor."
+)]
+pub(crate) struct SurvivorsArgs {
+    /// Snapshots of one process, the oldest first
+    #[arg(required = true, num_args = 2.., value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Cycles that an object must have lived through
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) cycles: u32,
+    /// Packages from which it must be reached, for a group to come before others
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) retainers: u32,
+    /// How many rows; 0 for all
+    #[arg(short = 'n', long = "rows", default_value_t = 15)]
     pub(crate) rows: usize,
     /// As JSON
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use inferno::flamegraph;
 use memtrace_analysis::top::{Top, diff};
@@ -12,9 +13,12 @@ use crate::args::DiffArgs;
 use crate::convert::write;
 use crate::failure::Failure;
 use crate::units::bytes;
-use crate::{source, top};
+use crate::{heap, heap_diff, source, top};
 
 pub(crate) fn run(args: &DiffArgs) -> Result<(), Failure> {
+    if [&args.old, &args.new].map(|f| heap::is_snapshot(Path::new(f))) != [false; 2] {
+        return heap_diff::run(args);
+    }
     let old = source::profile(&args.old, &args.access)?;
     let new = source::profile(&args.new, &args.access)?;
     let wanted = args.view.sample_type.as_deref();

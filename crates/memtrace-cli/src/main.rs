@@ -8,10 +8,13 @@ mod convert;
 mod diff;
 mod failure;
 mod heap;
+mod heap_diff;
 mod hot;
 mod report;
 mod shell;
+mod snapshot;
 mod source;
+mod survivors;
 mod top;
 mod units;
 mod watch;
@@ -30,8 +33,10 @@ fn main() -> ExitCode {
         Verb::Top(args) => top::run(&args),
         Verb::Diff(args) => diff::run(&args),
         Verb::Hot(args) => hot::run(&args),
+        Verb::Snapshot(args) => snapshot::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Why(args) => why::run(&args),
+        Verb::Survivors(args) => survivors::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Completions { shell } => shell::completions(shell),
         Verb::Man { dir } => shell::man(dir.as_deref()),

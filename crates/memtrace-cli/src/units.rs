@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(parse_address("0xc000123450"), Ok(0xc000_1234_50));
+        assert_eq!(parse_address("0xc000123450"), Ok(0x00c0_0012_3450));
         assert_eq!(parse_address("c0"), Ok(0xc0));
         for wrong in ["", "0x", "main.T", "-1", "0x10000000000000000"] {
             assert!(parse_address(wrong).is_err(), "{wrong}");

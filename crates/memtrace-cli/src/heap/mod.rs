@@ -44,7 +44,7 @@ fn graph(from: &str) -> Result<HeapGraph, Failure> {
     if path.is_file() && !is_elf(path) {
         return snapshot_file(path);
     }
-    Err(Failure::Usage(format!("{from}: give a snapshot file")))
+    crate::snapshot::take(from).map(|taken| taken.graph)
 }
 
 /// Reads a snapshot file.
@@ -61,6 +61,11 @@ fn memory_to_use() -> u64 {
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
     kib.map_or(WITHOUT_A_WORD, |kib| kib.saturating_mul(1024) / 2)
+}
+
+/// Whether a file begins as a snapshot does.
+pub(crate) fn is_snapshot(path: &Path) -> bool {
+    begins_with(path, &snapshot::MAGIC)
 }
 
 /// Whether a file begins as programs and cores do.

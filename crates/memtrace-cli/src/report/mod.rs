@@ -1,17 +1,17 @@
 //! `memtrace report`: what a heap is made of and what keeps it.
 
 mod page;
-mod suspects;
 mod text;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 
 use memtrace_analysis::graph::{
-    Accumulation, Heap, RetentionTree, StackGroup, TopGroup, TreeLimits, TypeGroup, accumulations,
-    by_stack, by_type, shortest_paths, top_groups,
+    Accumulation, GoroutineGroup, GoroutineVerdict, Heap, Member, RetentionTree, StackGroup,
+    SuspectOptions, Suspects, TopGroup, TreeLimits, TypeGroup, by_stack, by_type, shortest_paths,
+    suspects, top_groups,
 };
-use memtrace_model::NodeId;
+use memtrace_model::{NodeId, RootKind};
 use serde_json::{Value, json};
 
 use crate::args::ReportArgs;
@@ -19,11 +19,8 @@ use crate::convert::write;
 use crate::failure::Failure;
 use crate::heap::{self, Sums};
 
-use suspects::SparseMap;
-
-/// A node that keeps less than one part in this many of the heap is no place where it
-/// piles up.
-const SMALLEST_PILE: u64 = 100;
+/// What keeps less than one part in this many of the heap needs no path.
+const WORTH_A_PATH: u64 = 100;
 
 /// Everything that is shown, each list with the heaviest first.
 struct Report<'a> {
@@ -31,25 +28,10 @@ struct Report<'a> {
     sums: Sums,
     types: Vec<TypeGroup>,
     roots: Vec<TopGroup>,
-    piles: Vec<Accumulation>,
     stacks: Vec<StackGroup>,
-    sparse_maps: Vec<SparseMap>,
-    goroutines: Vec<GoroutineGroup>,
+    suspects: Suspects,
     /// A way, in words, to some of what several roots keep.
     ways_to_shared: HashMap<NodeId, Vec<String>>,
-}
-
-/// Goroutines that were started with one function and are in one state.
-#[derive(Clone, Debug, PartialEq)]
-struct GoroutineGroup {
-    entry: String,
-    state: String,
-    count: u64,
-    /// Bytes that each alone retains, summed.
-    retained: u64,
-    stack_bytes: u64,
-    /// The longest wait, in milliseconds.
-    waiting_ms: Option<u64>,
 }
 
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
@@ -74,7 +56,6 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
 
 impl<'a> Report<'a> {
     fn of(heap: Heap<'a>) -> Self {
-        let whole = heap.dominators.reachable_bytes();
         let mut types = by_type(heap);
         types.sort_by_key(|t| std::cmp::Reverse(t.bytes));
         let roots = top_groups(heap);
@@ -84,10 +65,8 @@ impl<'a> Report<'a> {
             types,
             ways_to_shared: ways_to_shared(heap, &roots),
             roots,
-            piles: accumulations(heap, (whole / SMALLEST_PILE).max(1)),
             stacks: by_stack(heap),
-            sparse_maps: suspects::sparse_maps(heap),
-            goroutines: goroutines(heap),
+            suspects: suspects(heap, None, SuspectOptions::default()),
         }
     }
 
@@ -105,19 +84,6 @@ impl<'a> Report<'a> {
 
     fn json(&self, rows: usize) -> Value {
         let graph = self.heap.graph;
-        let piles: Vec<Value> = (self.piles.iter().take(rows))
-            .map(|p| {
-                json!({
-                    "type": graph.name(p.at), "retained": p.retained, "here": p.here,
-                    "address": self.address(p),
-                    "path": p.path.words(graph),
-                    "members": p.members.iter().map(|m| json!({
-                        "type": self.type_name(m.heap_type.index()),
-                        "objects": m.objects, "retained": m.retained,
-                    })).collect::<Vec<_>>(),
-                })
-            })
-            .collect();
         let stacks: Vec<Value> = (self.stacks.iter().take(rows))
             .map(|s| {
                 json!({
@@ -127,19 +93,14 @@ impl<'a> Report<'a> {
                 })
             })
             .collect();
-        let maps: Vec<Value> = (self.sparse_maps.iter().take(rows))
-            .map(|m| {
-                json!({
-                    "type": graph.name(m.node), "used": m.used, "capacity": m.capacity,
-                    "bytes": m.bytes, "path": m.path,
-                })
-            })
-            .collect();
         let mut document = json!({
             "schema": "memtrace.heap/1",
             "totals": self.sums.json(graph),
             "types": self.types_json(rows), "roots": self.roots_json(rows),
-            "piles": piles, "stacks": stacks, "sparse_maps": maps,
+            "piles": self.piles().take(rows).map(|p| self.pile_json(p)).collect::<Vec<_>>(),
+            "stacks": stacks, "maps": self.maps_json(rows), "pools": self.pools_json(rows),
+            "finalizers": self.finalizers_json(rows),
+            "leaked_by_goroutines": self.suspects.goroutines.leaked_bytes,
             "goroutines": self.goroutines_json(rows),
         });
         heap::merge(&mut document, heap::origin_json(graph));
@@ -169,15 +130,88 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    fn goroutines_json(&self, rows: usize) -> Vec<Value> {
-        (self.goroutines.iter().take(rows))
-            .map(|g| {
+    /// Places where memory piles up.
+    fn piles(&self) -> impl Iterator<Item = &Accumulation> {
+        self.suspects.accumulations.iter().map(|g| &g.now)
+    }
+
+    fn pile_json(&self, pile: &Accumulation) -> Value {
+        let graph = self.heap.graph;
+        json!({
+            "type": graph.name(pile.at), "retained": pile.retained, "here": pile.here,
+            "address": self.address(pile), "path": pile.path.words(graph),
+            "members": self.members_json(&pile.members),
+        })
+    }
+
+    fn members_json(&self, members: &[Member]) -> Vec<Value> {
+        (members.iter())
+            .map(|m| {
                 json!({
-                    "entry": g.entry, "state": g.state, "count": g.count, "retained": g.retained,
-                    "stack_bytes": g.stack_bytes, "waiting_ms": g.waiting_ms,
+                    "type": self.type_name(m.heap_type.index()),
+                    "objects": m.objects, "retained": m.retained,
                 })
             })
             .collect()
+    }
+
+    fn maps_json(&self, rows: usize) -> Vec<Value> {
+        let graph = self.heap.graph;
+        (self.suspects.maps.iter().take(rows))
+            .map(|m| {
+                json!({
+                    "type": graph.name(m.map.node), "used": m.map.used, "capacity": m.map.capacity,
+                    "retained": m.retained, "wasted": m.wasted,
+                    "path": m.path.as_ref().map(|p| p.words(graph)),
+                })
+            })
+            .collect()
+    }
+
+    fn pools_json(&self, rows: usize) -> Vec<Value> {
+        (self.suspects.pools.iter().take(rows))
+            .map(|p| {
+                json!({
+                    "path": p.path.words(self.heap.graph), "retained": p.retained,
+                    "members": self.members_json(&p.members),
+                })
+            })
+            .collect()
+    }
+
+    fn finalizers_json(&self, rows: usize) -> Vec<Value> {
+        (self.suspects.finalizers.iter().take(rows))
+            .map(|f| {
+                json!({
+                    "name": f.name, "cleanup": f.kind == RootKind::Cleanup, "count": f.count,
+                    "retained": f.retained,
+                })
+            })
+            .collect()
+    }
+
+    fn goroutines_json(&self, rows: usize) -> Vec<Value> {
+        let graph = self.heap.graph;
+        (self.suspects.goroutines.groups.iter().take(rows))
+            .map(|g| {
+                json!({
+                    "verdict": verdict(g.verdict), "entry": self.entry(g),
+                    "state": graph.strings.get(g.state), "count": g.goroutines.len(),
+                    "retained": g.retained, "stack_bytes": g.stack_bytes,
+                    "waiting_ms": g.waiting_ms, "stack": heap::stack(graph, g.stack),
+                })
+            })
+            .collect()
+    }
+
+    /// The function that goroutines of a group were started with.
+    fn entry(&self, group: &GoroutineGroup) -> &str {
+        let graph = self.heap.graph;
+        let first = group.goroutines.first();
+        first
+            .and_then(|&g| graph.goroutines.get(g as usize))
+            .and_then(|g| graph.roots.get(g.root as usize))
+            .map_or("", |r| graph.strings.get(r.name))
     }
 
     fn type_name(&self, heap_type: usize) -> &str {
@@ -196,7 +230,7 @@ impl<'a> Report<'a> {
 
 /// A group that no single root keeps says little without a way to it.
 fn ways_to_shared(heap: Heap<'_>, roots: &[TopGroup]) -> HashMap<NodeId, Vec<String>> {
-    let least = heap.dominators.reachable_bytes() / SMALLEST_PILE;
+    let least = heap.dominators.reachable_bytes() / WORTH_A_PATH;
     let shared: Vec<NodeId> = (roots.iter())
         .filter(|r| r.kind.is_none() && r.retained > least)
         .map(|r| r.largest)
@@ -207,34 +241,13 @@ fn ways_to_shared(heap: Heap<'_>, roots: &[TopGroup]) -> HashMap<NodeId, Vec<Str
         .collect()
 }
 
-fn goroutines(heap: Heap<'_>) -> Vec<GoroutineGroup> {
-    let graph = heap.graph;
-    let mut groups: HashMap<(u32, u32), GoroutineGroup> = HashMap::new();
-    for goroutine in graph.goroutines.iter().filter(|g| !g.is_system) {
-        let entry = graph
-            .roots
-            .get(goroutine.root as usize)
-            .map_or(0, |r| r.name);
-        let group = groups
-            .entry((entry, goroutine.state))
-            .or_insert_with(|| GoroutineGroup {
-                entry: graph.strings.get(entry).to_owned(),
-                state: graph.strings.get(goroutine.state).to_owned(),
-                count: 0,
-                retained: 0,
-                stack_bytes: 0,
-                waiting_ms: None,
-            });
-        group.count += 1;
-        group.retained += heap.dominators.retained(graph.root_node(goroutine.root));
-        group.stack_bytes += goroutine.stack_bytes;
-        group.waiting_ms = group.waiting_ms.max(goroutine.waiting_ms);
+/// The word for a verdict on goroutines.
+fn verdict(verdict: GoroutineVerdict) -> &'static str {
+    match verdict {
+        GoroutineVerdict::Live => "live",
+        GoroutineVerdict::OnlyGlobals => "only-globals",
+        GoroutineVerdict::Leaked => "leaked",
     }
-    let mut groups: Vec<GoroutineGroup> = groups.into_values().collect();
-    groups.sort_by(|a, b| {
-        (b.retained, b.count, &a.entry, &a.state).cmp(&(a.retained, a.count, &b.entry, &b.state))
-    });
-    groups
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ top_node.open();
 function table(id, columns, rows) {
   const t = at(id);
   if (!t) return;
-  let by = columns.findIndex(c => c.first), down = true, wanted = "";
+  let by = columns.findIndex(c => c.first), down = !columns[by].text, wanted = "";
   const head = make("tr"), body = make("tbody"), thead = make("thead");
   columns.forEach((c, i) => {
     const th = make("th", c.text ? "name" : ""), button = make("button", "", c.head);
@@ -106,7 +106,8 @@ table("roots", [
   { head: "root", key: "name", text: true },
 ], data.roots);
 table("goroutines", [
-  { head: "number", key: "count", show: count, first: true }, { head: "retained", key: "retained", show: bytes },
+  { head: "verdict", key: "verdict", text: true, first: true }, { head: "number", key: "count", show: count },
+  { head: "retained", key: "retained", show: bytes },
   { head: "stacks", key: "stack_bytes", show: bytes }, { head: "state", key: "state", text: true },
   { head: "started with", key: "entry", text: true },
 ], data.goroutines);

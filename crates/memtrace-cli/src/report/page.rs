@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::Report;
+use super::{Report, text};
 use crate::diff::escape;
 use crate::heap;
 use crate::units::{bytes, count};
@@ -14,6 +14,8 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// Rows of a table at most.
 const MOST_ROWS: usize = 2000;
+/// Suspects of a kind at most.
+const MOST_BLOCKS: usize = 50;
 
 pub(super) fn page(report: &Report<'_>) -> String {
     let graph = report.heap.graph;
@@ -44,12 +46,13 @@ pub(super) fn page(report: &Report<'_>) -> String {
          field are one row.</p>\n<ul class=tree id=tree></ul>\n",
     );
     piles(report, &mut body);
-    sparse_maps(report, &mut body);
+    maps(report, &mut body);
+    pools(report, &mut body);
     body.push_str(
         "<h2>Types</h2>\n<input id=types-filter type=search placeholder=\"part of a name\" aria-label=\"filter types\">\n\
          <table id=types></table>\n<h2>Roots</h2>\n<table id=roots></table>\n",
     );
-    if !report.goroutines.is_empty() {
+    if !report.suspects.goroutines.groups.is_empty() {
         body.push_str("<h2>Goroutines</h2>\n<table id=goroutines></table>\n");
     }
     format!(
@@ -63,49 +66,49 @@ pub(super) fn page(report: &Report<'_>) -> String {
 
 fn piles(report: &Report<'_>, body: &mut String) {
     let graph = report.heap.graph;
-    if report.piles.is_empty() {
-        return;
-    }
-    body.push_str("<h2>Where it piles up</h2>\n");
-    for pile in report.piles.iter().take(50) {
-        let members: Vec<String> = (pile.members.iter().take(5))
-            .map(|m| {
-                format!(
-                    "{} × {} ({})",
-                    count(m.objects),
-                    report.type_name(m.heap_type.index()),
-                    bytes(m.retained as f64)
-                )
-            })
-            .collect();
+    for (i, pile) in report.piles().take(MOST_BLOCKS).enumerate() {
+        if i == 0 {
+            body.push_str("<h2>Where it piles up</h2>\n");
+        }
         let _ = writeln!(
             body,
-            "<p><b>{}</b> at <span class=name>{}</span>{}</p>\n<pre>{}</pre>",
+            "<p><b>{}</b> at <span class=name>{}</span> {}</p>\n<pre>{}</pre>",
             bytes(pile.here as f64),
             escape(graph.name(pile.at)),
-            escape(&if members.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", members.join(", "))
-            }),
+            escape(&text::members(report, &pile.members)),
             escape(&pile.path.words(graph).join("\n"))
         );
     }
 }
 
-fn sparse_maps(report: &Report<'_>, body: &mut String) {
-    if report.sparse_maps.is_empty() {
-        return;
-    }
-    body.push_str("<h2>Maps with little in them</h2>\n");
-    for map in report.sparse_maps.iter().take(50) {
+fn maps(report: &Report<'_>, body: &mut String) {
+    for (i, m) in report.suspects.maps.iter().take(MOST_BLOCKS).enumerate() {
+        if i == 0 {
+            body.push_str("<h2>Maps with much empty room</h2>\n");
+        }
+        let path = m.path.as_ref().map(|p| p.words(report.heap.graph));
         let _ = writeln!(
             body,
-            "<p><b>{}</b>, {} of {} entries used</p>\n<pre>{}</pre>",
-            bytes(map.bytes as f64),
-            count(map.used),
-            count(map.capacity),
-            escape(&map.path.join("\n"))
+            "<p><b>{}</b> wasted, {} of {} entries used</p>\n<pre>{}</pre>",
+            bytes(m.wasted as f64),
+            count(m.map.used),
+            count(m.map.capacity),
+            escape(&path.unwrap_or_default().join("\n"))
+        );
+    }
+}
+
+fn pools(report: &Report<'_>, body: &mut String) {
+    for (i, pool) in report.suspects.pools.iter().take(MOST_BLOCKS).enumerate() {
+        if i == 0 {
+            body.push_str("<h2>What lies in pools</h2>\n");
+        }
+        let _ = writeln!(
+            body,
+            "<p><b>{}</b> {}</p>\n<pre>{}</pre>",
+            bytes(pool.retained as f64),
+            escape(&text::members(report, &pool.members)),
+            escape(&pool.path.words(report.heap.graph).join("\n"))
         );
     }
 }

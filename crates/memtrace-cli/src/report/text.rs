@@ -1,5 +1,6 @@
 //! The report for a terminal.
 
+use memtrace_analysis::graph::{GoroutineVerdict, Member};
 use memtrace_model::HeapKind;
 
 use super::Report;
@@ -16,7 +17,9 @@ pub(super) fn lines(report: &Report<'_>, rows: usize) -> Vec<String> {
     types(report, rows, &mut lines);
     roots(report, rows, &mut lines);
     piles(report, rows, &mut lines);
-    sparse_maps(report, rows, &mut lines);
+    maps(report, rows, &mut lines);
+    pools(report, rows, &mut lines);
+    finalizers(report, rows, &mut lines);
     goroutines(report, rows, &mut lines);
     stacks(report, rows, &mut lines);
     lines
@@ -88,8 +91,12 @@ fn roots(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
 
 fn piles(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
     let graph = report.heap.graph;
-    head(lines, "where it piles up", rows, report.piles.len());
-    for (i, pile) in report.piles.iter().take(rows).enumerate() {
+    let all = report.piles().count();
+    if all == 0 {
+        return;
+    }
+    head(lines, "where it piles up", rows, all);
+    for (i, pile) in report.piles().take(rows).enumerate() {
         lines.push(format!(
             "#{} {} {}  {}",
             i + 1,
@@ -97,62 +104,116 @@ fn piles(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
             percent(report, pile.here),
             graph.name(pile.at)
         ));
-        let members: Vec<String> = (pile.members.iter().take(MEMBERS))
-            .map(|m| {
-                format!(
-                    "{} × {} ({})",
-                    count(m.objects),
-                    report.type_name(m.heap_type.index()),
-                    bytes(m.retained as f64)
-                )
-            })
-            .collect();
-        if !members.is_empty() {
-            lines.push(format!("  holds  {}", members.join(", ")));
+        if !pile.members.is_empty() {
+            lines.push(format!("  holds  {}", members(report, &pile.members)));
         }
         lines.push(format!("  path   {}", pile.path.words(graph).join(" → ")));
     }
 }
 
-fn sparse_maps(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
-    if report.sparse_maps.is_empty() {
+/// `40 × main.Session (7.50 KiB), …`
+pub(super) fn members(report: &Report<'_>, members: &[Member]) -> String {
+    let words: Vec<String> = (members.iter().take(MEMBERS))
+        .map(|m| {
+            format!(
+                "{} × {} ({})",
+                count(m.objects),
+                report.type_name(m.heap_type.index()),
+                bytes(m.retained as f64)
+            )
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn maps(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
+    let maps = &report.suspects.maps;
+    if maps.is_empty() {
         return;
     }
     head(
         lines,
-        "maps with little in them",
+        "maps with much empty room: they never shrink",
         rows,
-        report.sparse_maps.len(),
+        maps.len(),
     );
-    for map in report.sparse_maps.iter().take(rows) {
+    for m in maps.iter().take(rows) {
+        let path = m.path.as_ref().map(|p| p.words(report.heap.graph));
         lines.push(format!(
-            "{:>12}  {} of {} entries used  {}",
-            bytes(map.bytes as f64),
-            count(map.used),
-            count(map.capacity),
-            map.path.join(" → ")
+            "{:>12} wasted  {} of {} entries used  {}",
+            bytes(m.wasted as f64),
+            count(m.map.used),
+            count(m.map.capacity),
+            path.unwrap_or_default().join(" → ")
+        ));
+    }
+}
+
+fn pools(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
+    let pools = &report.suspects.pools;
+    if pools.is_empty() {
+        return;
+    }
+    head(lines, "what lies in pools", rows, pools.len());
+    for pool in pools.iter().take(rows) {
+        lines.push(format!(
+            "{:>12}  {}  in {}",
+            bytes(pool.retained as f64),
+            members(report, &pool.members),
+            pool.path.words(report.heap.graph).join(" → ")
+        ));
+    }
+}
+
+fn finalizers(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
+    let finalizers = &report.suspects.finalizers;
+    if finalizers.is_empty() {
+        return;
+    }
+    head(lines, "finalizers and cleanups", rows, finalizers.len());
+    for f in finalizers.iter().take(rows) {
+        lines.push(format!(
+            "{:>12}  {:>8} × {}",
+            bytes(f.retained as f64),
+            count(f.count),
+            f.name
         ));
     }
 }
 
 fn goroutines(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
-    if report.goroutines.is_empty() {
+    let (graph, found) = (report.heap.graph, &report.suspects.goroutines);
+    if found.groups.is_empty() {
         return;
     }
-    head(lines, "goroutines", rows, report.goroutines.len());
-    for g in report.goroutines.iter().take(rows) {
+    head(lines, "goroutines", rows, found.groups.len());
+    for g in found.groups.iter().take(rows) {
+        let verdict = match g.verdict {
+            GoroutineVerdict::Leaked => "LEAKED",
+            // No proof: a variable leads to what could wake it.
+            GoroutineVerdict::OnlyGlobals => "blocked",
+            GoroutineVerdict::Live => "live",
+        };
         // Below a second it says nothing.
         let waiting = g.waiting_ms.filter(|&ms| ms >= 1000);
         let waiting = waiting.map_or_else(String::new, |ms| {
             format!(", the longest for {}", span(ms as f64 / 1000.0))
         });
         lines.push(format!(
-            "{:>12}  {:>8} × {} ({}{waiting})",
+            "{verdict:>8} {:>8} × {} ({}{waiting})  {} and {} of stacks",
+            count(g.goroutines.len() as u64),
+            report.entry(g),
+            graph.strings.get(g.state),
             bytes(g.retained as f64),
-            count(g.count),
-            g.entry,
-            g.state
+            bytes(g.stack_bytes as f64),
         ));
+        if g.verdict == GoroutineVerdict::Leaked {
+            lines.push(format!(
+                "{:>17}  nothing can wake it: {}",
+                "",
+                heap::functions(graph, g.stack)
+            ));
+        }
     }
 }
 

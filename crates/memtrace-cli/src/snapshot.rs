@@ -1,0 +1,254 @@
+//! `memtrace snapshot`: all objects of a process, into a file.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use memtrace_analysis::graph::{Dominators, Heap};
+use memtrace_collect::goproc::{self, FreezeError, Frozen};
+use memtrace_collect::{Options, Target};
+use memtrace_formats::goheap::{self, Process};
+use memtrace_model::{HeapGraph, snapshot};
+use serde_json::json;
+
+use crate::args::SnapshotArgs;
+use crate::failure::Failure;
+use crate::heap::{self, Sums, origin_json};
+use crate::source::target_failure;
+use crate::units::bytes;
+
+/// A heap that was read from a process or a core.
+pub(crate) struct Taken {
+    pub(crate) graph: HeapGraph,
+    /// How long the process stood still; nothing for a core.
+    pause: Option<Duration>,
+    /// From the moment of the snapshot until all was read.
+    reading: Duration,
+}
+
+pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
+    let (frozen, moment) = freeze(&args.target, args.exe.as_deref())?;
+    if let Some(path) = &args.core {
+        write_whole(path, |file| {
+            let mut out = io::BufWriter::with_capacity(1 << 20, file);
+            goproc::write_core(&frozen, &mut out, &mut |_, _| ())
+                .and_then(|()| out.flush())
+                .map_err(|e| Failure::failed(path.display(), e))
+        })?;
+        if args.output.is_none() {
+            let (pause, file) = (frozen.pause(), path.display().to_string());
+            if args.json {
+                println!(
+                    "{}",
+                    json!({"schema": "memtrace.snapshot/1", "pid": frozen.pid(), "core": file,
+                        "pause_ms": milliseconds(pause)})
+                );
+            } else {
+                println!("{file}: the process stood still for {}", span(pause));
+            }
+            return Ok(());
+        }
+    }
+    let taken = read(&args.target, frozen, moment)?;
+    let graph = &taken.graph;
+    let path = args.output.clone().unwrap_or_else(|| default_name(graph));
+    write_whole(&path, |file| {
+        let mut out = io::BufWriter::new(file);
+        snapshot::write(graph, &mut out, &mut |_| ())
+            .map_err(|e| Failure::failed(path.display(), e))?;
+        out.flush().map_err(|e| Failure::failed(path.display(), e))
+    })?;
+    let dominators = Dominators::of(graph);
+    let sums = Sums::of(Heap {
+        graph,
+        dominators: &dominators,
+    });
+    let size = std::fs::metadata(&path).map_or(0, |m| m.len());
+    let mut out = io::stdout().lock();
+    if args.json {
+        let mut document = json!({
+            "schema": "memtrace.snapshot/1", "file": path.display().to_string(), "file_bytes": size,
+            "core": args.core.as_ref().map(|c| c.display().to_string()),
+            "pause_ms": taken.pause.map(milliseconds), "reading_ms": milliseconds(taken.reading),
+            "totals": sums.json(graph),
+        });
+        heap::merge(&mut document, origin_json(graph));
+        writeln!(out, "{document}")?;
+    } else {
+        let mut lines = vec![heap::origin(graph)];
+        lines.extend(heap::sums_in_words(graph, &sums));
+        lines.push(format!(
+            "{} ({}), read in {}{}",
+            path.display(),
+            bytes(size as f64),
+            span(taken.reading),
+            taken.stood_still()
+        ));
+        heap::print(&mut out, &lines)?;
+    }
+    Ok(())
+}
+
+/// Takes the heap of a target; says on stderr how long it stood still.
+pub(crate) fn take(from: &str) -> Result<Taken, Failure> {
+    let (frozen, moment) = freeze(from, None)?;
+    let taken = read(from, frozen, moment)?;
+    if taken.pause.is_some() {
+        eprintln!(
+            "memtrace: read in {}{}",
+            span(taken.reading),
+            taken.stood_still()
+        );
+    }
+    Ok(taken)
+}
+
+impl Taken {
+    fn stood_still(&self) -> String {
+        self.pause.map_or_else(String::new, |pause| {
+            format!("; the process stood still for {}", span(pause))
+        })
+    }
+}
+
+/// The moment of a copy: as this program tells time, and as the runtime does.
+#[derive(Clone, Copy)]
+struct Moment {
+    here: Instant,
+    monotonic: Option<u64>,
+}
+
+fn freeze(from: &str, executable: Option<&Path>) -> Result<(Frozen, Moment), Failure> {
+    let target = Target::parse(from).map_err(|error| target_failure(&error))?;
+    let here = Instant::now();
+    if let Target::File(path) = &target {
+        let frozen = goproc::open_core(path, executable).map_err(|error| freeze_failure(&error))?;
+        let moment = Moment {
+            here,
+            monotonic: None,
+        };
+        return Ok((frozen, moment));
+    }
+    let pid = process(&target)?;
+    let frozen =
+        goproc::freeze(pid, &goproc::Options::default()).map_err(|error| freeze_failure(&error))?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let monotonic = u64::try_from(now.tv_sec)
+        .ok()
+        .zip(u64::try_from(now.tv_nsec).ok())
+        .and_then(|(s, ns)| s.checked_mul(1_000_000_000)?.checked_add(ns));
+    Ok((frozen, Moment { here, monotonic }))
+}
+
+/// The process of a target that is no file.
+fn process(target: &Target) -> Result<u32, Failure> {
+    if let Target::Pid(pid) = target {
+        return Ok(*pid);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("starting", error))?;
+    // Where it serves profiles is of no moment here.
+    let found = match runtime.block_on(target.attach(&Options::default())) {
+        Ok(attached) => attached.pid,
+        Err(error) => Some(error.pid().ok_or_else(|| target_failure(&error))?),
+    };
+    found.ok_or_else(|| {
+        Failure::TargetLost(format!(
+            "{target}: its process is not on this machine, or cannot be seen; give its pid"
+        ))
+    })
+}
+
+fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
+    let executable = frozen.executable().map_err(|error| {
+        let path = frozen.executable_path().map(|p| p.display().to_string());
+        Failure::Failed(format!(
+            "{from}: its executable {}: {error}",
+            path.unwrap_or_default()
+        ))
+    })?;
+    let (mut graph, warnings) = goheap::read(&Process {
+        executable: &executable,
+        memory: &frozen,
+        regions: frozen.regions(),
+        threads: frozen.threads(),
+        pid: frozen.pid(),
+        start: frozen.start_ticks(),
+        taken: frozen.taken(),
+        monotonic: moment.monotonic,
+    })
+    .map_err(|error| Failure::failed(from, error))?;
+    for warning in &warnings {
+        eprintln!("memtrace: {from}: {warning}");
+    }
+    if graph.program == 0 {
+        graph.program = graph.strings.intern(&program(&frozen));
+    }
+    let pause = moment.monotonic.map(|_| frozen.pause());
+    frozen.thaw();
+    Ok(Taken {
+        graph,
+        pause,
+        reading: moment.here.elapsed(),
+    })
+}
+
+/// Name of the file of the program.
+fn program(frozen: &Frozen) -> String {
+    let path = frozen.executable_path().map(Path::to_path_buf);
+    // Of a live process it is a link below /proc.
+    let path = path.map(|p| std::fs::read_link(&p).unwrap_or(p));
+    let name = path.as_ref().and_then(|p| p.file_name()?.to_str());
+    name.map_or("", |n| n.trim_end_matches(" (deleted)"))
+        .to_owned()
+}
+
+fn default_name(graph: &HeapGraph) -> PathBuf {
+    let name = graph.strings.get(graph.program);
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name: String = name.chars().filter(|c| safe(*c)).take(64).collect();
+    let name = name.trim_start_matches('.');
+    let name = if name.is_empty() { "heap" } else { name };
+    PathBuf::from(format!("{name}-{}.mtsnap", graph.pid))
+}
+
+/// Writes all or nothing: no half file is left under the name asked for.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::failed(path.display(), error);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let beside = PathBuf::from(beside);
+    let written = File::create(&beside)
+        .map_err(failed)
+        .and_then(|mut file| write(&mut file))
+        .and_then(|()| std::fs::rename(&beside, path).map_err(failed));
+    written.inspect_err(|_| {
+        let _ = std::fs::remove_file(&beside);
+    })
+}
+
+/// Whose fault it is that nothing could be frozen.
+fn freeze_failure(error: &FreezeError) -> Failure {
+    let line = error.to_string();
+    match error {
+        FreezeError::Core { .. } | FreezeError::Unsupported { .. } => Failure::Failed(line),
+        _ => Failure::TargetLost(line),
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn span(time: Duration) -> String {
+    match time.as_secs_f64() {
+        s if s < 1.0 => format!("{:.1} ms", s * 1e3),
+        s => format!("{s:.1} s"),
+    }
+}
