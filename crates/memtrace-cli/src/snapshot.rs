@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memtrace_analysis::graph::{Dominators, Heap};
+use memtrace_analysis::graph::{Dominators, Heap, by_type};
 use memtrace_collect::goproc::{self, FreezeError, Frozen};
 use memtrace_collect::{Options, Target};
 use memtrace_formats::goheap::{self, Process};
@@ -60,10 +60,11 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
         out.flush().map_err(|e| Failure::failed(path.display(), e))
     })?;
     let dominators = Dominators::of(graph);
-    let sums = Sums::of(Heap {
+    let types = by_type(Heap {
         graph,
         dominators: &dominators,
     });
+    let sums = Sums::of(graph, &types);
     let size = std::fs::metadata(&path).map_or(0, |m| m.len());
     let mut out = io::stdout().lock();
     if args.json {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use memtrace_analysis::graph::{Dominators, Heap};
+use memtrace_analysis::graph::{Dominators, Heap, TypeGroup};
 use memtrace_model::{HeapGraph, HeapKind, HeapStackId, snapshot};
 use serde_json::{Value, json};
 
@@ -93,14 +93,14 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    pub(crate) fn of(heap: Heap<'_>) -> Self {
+    pub(crate) fn of(graph: &HeapGraph, types: &[TypeGroup]) -> Self {
         let mut sums = Self::default();
-        for group in memtrace_analysis::graph::by_type(heap) {
+        for group in types {
             sums.objects += group.objects;
             sums.bytes += group.bytes;
             sums.dead_objects += group.dead_objects;
             sums.dead_bytes += group.dead_bytes;
-            if heap.graph.heap_types[group.heap_type.index()].kind != HeapKind::Unknown {
+            if graph.heap_types[group.heap_type.index()].kind != HeapKind::Unknown {
                 sums.known += group.bytes;
             }
         }

@@ -61,7 +61,7 @@ impl<'a> Report<'a> {
         let roots = top_groups(heap);
         Self {
             heap,
-            sums: Sums::of(heap),
+            sums: Sums::of(heap.graph, &types),
             types,
             ways_to_shared: ways_to_shared(heap, &roots),
             roots,
