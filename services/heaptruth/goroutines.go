@@ -84,9 +84,12 @@ func say(function, on string, leaked bool) {
 	started <- goroutine{ID: self(), Function: "main." + function, WaitsOn: on, Leaked: leaked}
 }
 
-func holdList(n int) {
+// heldCount is no argument of [holdList]: with one, the goroutine would start with a wrapper.
+var heldCount int
+
+func holdList() {
 	var first *Held
-	for i := 0; i < n; i++ {
+	for i := 0; i < heldCount; i++ {
 		first = &Held{Number: uint64(i), Next: first}
 	}
 	started <- goroutine{ID: self(), Function: "main.holdList", WaitsOn: address(unsafe.Pointer(first))}
@@ -199,7 +202,7 @@ func sleep(wake chan int) {
 // buildGoroutines starts all and comes back when all wait; the list that one of them holds is
 // a structure.
 func buildGoroutines(scale int) ([]goroutine, *structure) {
-	n := 80 * scale
+	heldCount = 80 * scale
 	channel := allocated(func() { never = make(chan int) }).Bytes
 	never = nil
 	own := map[string]uint64{
@@ -214,7 +217,7 @@ func buildGoroutines(scale int) ([]goroutine, *structure) {
 	for _, start := range starts {
 		go start()
 	}
-	go holdList(n)
+	go holdList()
 	var all []goroutine
 	var s *structure
 	for len(all) < len(starts)+3 {
@@ -222,7 +225,7 @@ func buildGoroutines(scale int) ([]goroutine, *structure) {
 		if g.Function == "main.holdList" {
 			s = newStructure("held", g.Function)
 			s.First = g.WaitsOn
-			s.add("main.Held", n, sizeOf[Held]())
+			s.add("main.Held", heldCount, sizeOf[Held]())
 			g.WaitsOn = chanAddress(release)
 			g.Retains = s.Retained
 		} else if g.Function != "main.leakEmptySelect" && g.Function != "main.sleep" {
