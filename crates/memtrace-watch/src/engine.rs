@@ -2,16 +2,20 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use std::collections::HashMap;
+
+use memtrace_analysis::graph::Explanation;
 use memtrace_analysis::leaks;
 use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
-use memtrace_formats::pprof;
 use memtrace_formats::sdk::{Backlog, Events};
-use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Time};
+use memtrace_formats::{Warning, pprof};
+use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Profile, Status, Tier, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
+use crate::inside::{self, Inside};
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
 use crate::sdk::Sdk;
@@ -144,11 +148,28 @@ async fn late(end: Option<tokio::time::Instant>) {
     }
 }
 
+/// How a target is read.
+enum Means {
+    /// By its endpoint.
+    Endpoint(Scraper),
+    /// From its memory.
+    Inside(Inside),
+}
+
+impl Means {
+    fn how(&self) -> String {
+        match self {
+            Self::Endpoint(scraper) => scraper.endpoint().to_string(),
+            Self::Inside(inside) => inside.how(),
+        }
+    }
+}
+
 struct Life {
     name: String,
     target: Target,
     plan: Plan,
-    scraper: Scraper,
+    means: Means,
     process: Option<Process>,
     history: History,
     ledger: Ledger,
@@ -166,6 +187,8 @@ struct Life {
     code_read: bool,
     sdk: Sdk,
     notes: Vec<String>,
+    /// What a copy of the heap said of findings, by their ids; nothing where it could not say.
+    explained: HashMap<String, Option<Explanation>>,
 }
 
 impl Life {
@@ -176,16 +199,37 @@ impl Life {
         updates: mpsc::Sender<Update>,
         keeper: Option<KeepSender>,
     ) -> Result<Self, CollectError> {
-        let place = target.attach(&plan.access).await?;
-        let endpoint = place
-            .endpoint
-            .clone()
-            .ok_or_else(|| TargetError::Unrecognised {
-                text: name.to_owned(),
-            })?;
-        let scraper = Scraper::new(endpoint, plan.access.clone())?;
+        let (place, means) = match target.attach(&plan.access).await {
+            Ok(place) => {
+                let endpoint = place
+                    .endpoint
+                    .clone()
+                    .ok_or_else(|| TargetError::Unrecognised {
+                        text: name.to_owned(),
+                    })?;
+                let scraper = Scraper::new(endpoint, plan.access.clone())?;
+                (place, Means::Endpoint(scraper))
+            }
+            // Without an endpoint, a Go process may still be read from outside.
+            Err(error) => {
+                let Some(pid) = error.pid() else {
+                    return Err(error.into());
+                };
+                let inside = match Inside::attach(pid).await {
+                    Ok(inside) => inside,
+                    Err(_) => return Err(error.into()),
+                };
+                let place = Place {
+                    pid: Some(pid),
+                    ..Place::default()
+                };
+                (place, Means::Inside(inside))
+            }
+        };
         let mut notes = place.notes.clone();
-        notes.extend(scraper.warnings());
+        if let Means::Endpoint(scraper) = &means {
+            notes.extend(scraper.warnings());
+        }
         let mut settings = Settings::every(plan.interval);
         settings.settle = plan.settle.unwrap_or(settings.settle);
         let process = process(&place);
@@ -195,7 +239,7 @@ impl Life {
             name: name.to_owned(),
             target,
             plan: plan.clone(),
-            scraper,
+            means,
             process,
             history: History::new(settings),
             ledger: Ledger::new(settings.settle),
@@ -208,6 +252,7 @@ impl Life {
             code_read: false,
             sdk: Sdk::default(),
             notes,
+            explained: HashMap::new(),
         })
     }
 
@@ -218,14 +263,11 @@ impl Life {
         if let Some(started) = started {
             self.history.started(started);
         }
-        let how = match &self.process {
-            Some(p) => format!(
-                "{} (pid {}, {})",
-                self.scraper.endpoint(),
-                p.pid(),
-                p.name()
-            ),
-            None => self.scraper.endpoint().to_string(),
+        let how = match (&self.process, &self.means) {
+            (Some(p), Means::Endpoint(scraper)) => {
+                format!("{} (pid {}, {})", scraper.endpoint(), p.pid(), p.name())
+            }
+            _ => self.means.how(),
         };
         self.send(Update::Attached(Attached {
             target: self.name.clone(),
@@ -253,26 +295,17 @@ impl Life {
             return;
         }
         let begun = Instant::now();
-        let fetched = match self.scraper.heap().await {
-            Ok(fetched) => fetched,
-            Err(error) => {
+        let (mut heap, raw, warnings) = match self.heap().await {
+            Ok(read) => read,
+            Err(reason) => {
                 self.gone_for_good = self.is_mistake();
-                return self.cannot_read(error.to_string()).await;
-            }
-        };
-        let parsed = match pprof::parse(&fetched.body) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                self.gone_for_good = self.is_mistake();
-                return self
-                    .cannot_read(format!("{}: {error}", self.scraper.endpoint()))
-                    .await;
+                return self.cannot_read(reason).await;
             }
         };
         if self.lost.take().is_some() {
             self.event(EventKind::Recovered).await;
         }
-        for warning in &parsed.warnings {
+        for warning in &warnings {
             self.event(EventKind::Warning {
                 text: warning.to_string(),
             })
@@ -281,15 +314,17 @@ impl Life {
         self.profiles += 1;
         let took = begun.elapsed();
         let at = self.clock.now().plus_ms(-(took.as_millis() as i64));
-        let mut heap = parsed.profile;
-        self.sdk.label(&mut self.scraper, &mut heap).await;
-        let events = self.sdk.events(&mut self.scraper).await;
+        let mut events = None;
+        if let Means::Endpoint(scraper) = &mut self.means {
+            self.sdk.label(scraper, &mut heap).await;
+            events = self.sdk.events(scraper).await;
+        }
         let mut profiles = vec![Taken {
             kind: Kind::Heap,
             profile: heap,
-            raw: fetched.body,
+            raw,
         }];
-        profiles.extend(self.goroutines().await);
+        profiles.extend(self.goroutines(at).await);
 
         let mut restarted = false;
         for taken in &profiles {
@@ -371,42 +406,128 @@ impl Life {
             }
         }
         let mut seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
-        if self.plan.with_strings {
-            self.sdk.show_keys(&mut self.scraper, &mut seen).await;
+        if self.plan.with_strings
+            && let Means::Endpoint(scraper) = &mut self.means
+        {
+            self.sdk.show_keys(scraper, &mut seen).await;
         }
-        let news = self.ledger.update(seen, at);
+        let mut news = self.ledger.update(seen, at);
+        self.look_inside(&news).await;
+        self.explain(&mut news);
         self.tell(news).await;
+        let mut findings = self.ledger.open();
+        self.explain(&mut findings);
         let point = Point {
             target: self.name.clone(),
             at,
             gauges,
             profiles: self.profiles,
-            findings: self.ledger.open(),
+            findings,
         };
         self.send(Update::Point(point)).await;
+    }
+
+    /// Takes a copy of the heap where something is newly called a leak, for what keeps it
+    /// alive. Where the process is not on this machine, or may not be frozen, the finding does
+    /// without.
+    async fn look_inside(&mut self, news: &[Finding]) {
+        let Some(pid) = self.process.as_ref().map(Process::pid) else {
+            return;
+        };
+        let leaks = |f: &&Finding| f.tier == Tier::Leaking && f.status == Status::Open;
+        let asked: Vec<Finding> = (news.iter().filter(leaks))
+            .filter(|f| !self.explained.contains_key(&f.id))
+            .cloned()
+            .collect();
+        if asked.is_empty() {
+            return;
+        }
+        self.explained
+            .extend(asked.iter().map(|f| (f.id.clone(), None)));
+        match inside::look(pid, asked).await {
+            Ok(all) => {
+                let all = all.into_iter().map(|(id, told)| (id, Some(told)));
+                self.explained.extend(all);
+            }
+            Err(error) => {
+                let text = format!("what keeps it alive is not known: {error}");
+                self.event(EventKind::Warning { text }).await;
+            }
+        }
+    }
+
+    /// Adds what a copy of the heap said.
+    fn explain(&self, findings: &mut [Finding]) {
+        for finding in findings {
+            let Some(Some(told)) = self.explained.get(&finding.id) else {
+                continue;
+            };
+            finding.type_name.clone_from(&told.type_name);
+            finding.retained_bytes = told.retained_bytes;
+            finding.retained_by.clone_from(&told.retained_by);
+            finding.evidence.extend(told.evidence.iter().cloned());
+        }
+    }
+
+    /// The heap profile, its bytes, and what was wrong with it.
+    async fn heap(&mut self) -> Result<(Profile, Vec<u8>, Vec<Warning>), String> {
+        let at = self.clock.now();
+        match &mut self.means {
+            Means::Endpoint(scraper) => {
+                let fetched = scraper.heap().await.map_err(|e| e.to_string())?;
+                let parsed = pprof::parse(&fetched.body)
+                    .map_err(|e| format!("{}: {e}", scraper.endpoint()))?;
+                Ok((parsed.profile, fetched.body, parsed.warnings))
+            }
+            Means::Inside(inside) => {
+                let profile = inside.heap(at).await.map_err(|e| e.to_string())?;
+                let raw = self.raw(&profile);
+                Ok((profile, raw, Vec::new()))
+            }
+        }
+    }
+
+    /// A profile's bytes, where they are kept.
+    fn raw(&self, profile: &Profile) -> Vec<u8> {
+        match self.keeper {
+            Some(_) => pprof::write(profile),
+            None => Vec::new(),
+        }
     }
 
     /// Asks for what the stacks found call in the runtime. Where the service does not
     /// tell, the verdict does without.
     async fn learn_calls(&mut self) {
+        let Means::Endpoint(scraper) = &mut self.means else {
+            return;
+        };
         if self.asked.is_some_and(|at| at.elapsed() < CALLS_GAP) {
             return;
         }
         self.asked = Some(Instant::now());
-        if let Ok(calls) = runtime_calls::fetch(&mut self.scraper, self.process.as_ref()).await {
+        if let Ok(calls) = runtime_calls::fetch(scraper, self.process.as_ref()).await {
             self.history.runtime_calls(&calls);
         }
     }
 
     /// The goroutine profile, where it is time for one and the endpoint has one:
     /// without it the heap profile alone must do.
-    async fn goroutines(&mut self) -> Option<Taken> {
-        let fetched = self.scraper.goroutines().await.ok()??;
-        let profile = pprof::parse(&fetched.body).ok()?.profile;
+    async fn goroutines(&mut self, at: Time) -> Option<Taken> {
+        let (profile, raw) = match &mut self.means {
+            Means::Endpoint(scraper) => {
+                let fetched = scraper.goroutines().await.ok()??;
+                (pprof::parse(&fetched.body).ok()?.profile, fetched.body)
+            }
+            Means::Inside(inside) => {
+                let profile = inside.goroutines(at).await?;
+                let raw = self.raw(&profile);
+                (profile, raw)
+            }
+        };
         Some(Taken {
             kind: Kind::Goroutine,
             profile,
-            raw: fetched.body,
+            raw,
         })
     }
 
@@ -451,10 +572,11 @@ impl Life {
         self.process = process(&place);
         self.code_read = false;
         if let Some(endpoint) = place.endpoint
-            && endpoint != *self.scraper.endpoint()
+            && let Means::Endpoint(known) = &self.means
+            && endpoint != *known.endpoint()
             && let Ok(scraper) = Scraper::new(endpoint, self.plan.access.clone())
         {
-            self.scraper = scraper;
+            self.means = Means::Endpoint(scraper);
         }
         if let Some(process) = &self.process {
             let (started, pid) = (process.started(), process.pid());
@@ -519,7 +641,8 @@ impl Life {
     }
 
     async fn end(self, watched: Duration) -> Outcome {
-        let findings = self.ledger.open();
+        let mut findings = self.ledger.open();
+        self.explain(&mut findings);
         for finding in &findings {
             self.keep(Keep::Finding(Box::new(finding.clone()))).await;
         }

@@ -6,6 +6,7 @@
 //! out is a stream of [`Update`]s and, at the end, [`Ended`].
 
 mod engine;
+mod inside;
 mod keeper;
 mod ledger;
 mod program;

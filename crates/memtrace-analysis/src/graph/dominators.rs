@@ -147,6 +147,29 @@ impl Dominators {
         self.children_at(Some(0))
     }
 
+    /// The lowest node that dominates at least this share (above one half) of `nodes`, apart
+    /// from the one in their middle, and the share that it does; `None` where only all roots
+    /// together keep so many, and for dead nodes.
+    #[must_use]
+    pub fn keeper(&self, nodes: &[NodeId], share: f64) -> Option<(NodeId, f64)> {
+        let mut places: Vec<usize> = nodes.iter().filter_map(|&n| self.position(n)).collect();
+        places.sort_unstable();
+        // What a node dominates stands side by side: more than half of them, the middle too.
+        let mut at = *places.get(places.len() / 2)?;
+        loop {
+            at = self.parent[at] as usize;
+            if at == 0 {
+                return None;
+            }
+            let end = at + self.size[at] as usize;
+            let held = places.partition_point(|&p| p < end) - places.partition_point(|&p| p < at);
+            let held = held as f64 / places.len() as f64;
+            if held >= share {
+                return Some((self.order[at], held));
+            }
+        }
+    }
+
     /// The dominators of a node from the root down, the node itself last; empty for dead nodes.
     #[must_use]
     pub fn path(&self, node: NodeId) -> Vec<NodeId> {

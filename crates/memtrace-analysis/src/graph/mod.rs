@@ -5,6 +5,7 @@
 
 mod diff;
 mod dominators;
+mod explain;
 mod goroutines;
 mod groups;
 mod links;
@@ -17,6 +18,7 @@ mod tree;
 
 pub use diff::{Count, DiffRow, Growth, HeapDiff, diff};
 pub use dominators::Dominators;
+pub use explain::{Explanation, explain};
 pub use goroutines::{GoroutineGroup, GoroutineReport, GoroutineVerdict, goroutine_leaks};
 pub use groups::{
     Accumulation, Member, StackGroup, TopGroup, TypeGroup, accumulations, by_stack, by_type,

@@ -416,6 +416,43 @@ impl Frozen {
     }
 }
 
+/// The memory of a process that goes on: for what its runtime never takes back, and
+/// without a pause. What is read piece by piece need not be of one moment.
+#[derive(Debug)]
+pub struct Running {
+    regions: Vec<Region>,
+    memory: File,
+}
+
+/// Opens the memory of a live process, which is not stopped.
+///
+/// # Errors
+/// See [`FreezeError`]: the same rights are needed.
+pub fn running(pid: u32) -> Result<Running, FreezeError> {
+    let target = Target::look(pid)?;
+    let regions = target.regions()?;
+    let memory = File::open(format!("/proc/{pid}/mem")).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => target.permission(libc::EPERM),
+        _ => io_error(pid, "open its memory", &error),
+    })?;
+    Ok(Running { regions, memory })
+}
+
+impl Running {
+    /// The mappings when it was opened, ascending.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+}
+
+impl Memory for Running {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let read = self.memory.read_exact_at(into, address);
+        read.map_err(|_| Unreadable { address })
+    }
+}
+
 impl Memory for Frozen {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         match &self.source {

@@ -23,7 +23,7 @@ const MAX_STEPS: usize = 1 << 20;
 const MAX_KEPT: usize = 1 << 20;
 
 /// A place in the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SourceFrame {
     pub(crate) function: Arc<str>,
     pub(crate) file: Arc<str>,

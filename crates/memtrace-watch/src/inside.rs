@@ -1,0 +1,160 @@
+//! A Go process without an endpoint: its runtime's profiles are read from its memory, and a
+//! copy of its heap tells what keeps alive what grows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memtrace_analysis::graph::{Dominators, Explanation, Heap, explain};
+use memtrace_collect::goproc::{self, FreezeError};
+use memtrace_formats::goheap::{self, Memory, Program, Region, Thread};
+use memtrace_model::{Finding, Profile, Time};
+
+/// For the stacks of goroutines the process is frozen for some milliseconds: never more
+/// often than this.
+const GOROUTINES_GAP: Duration = Duration::from_secs(60);
+/// Executables that are read.
+const MAX_EXECUTABLE: u64 = 4 << 30;
+
+/// Why the inside of a process cannot be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum InsideError {
+    /// The process cannot be read.
+    #[error(transparent)]
+    Process(#[from] FreezeError),
+    /// It is no Go program, or its heap profile is off.
+    #[error(transparent)]
+    Program(#[from] memtrace_formats::Error),
+    /// Its executable cannot be read.
+    #[error("its executable cannot be read: {0}")]
+    Executable(#[from] std::io::Error),
+    /// The reading broke off.
+    #[error("the reading broke off")]
+    Broken,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pid: u32,
+    program: Arc<Program>,
+    frozen_at: Option<Instant>,
+}
+
+impl Inside {
+    /// Reads what does not change.
+    pub(crate) async fn attach(pid: u32) -> Result<Self, InsideError> {
+        let program = blocking(move || {
+            let running = goproc::running(pid)?;
+            let executable = executable(pid)?;
+            Ok(Program::read(&process(
+                pid,
+                &executable,
+                &running,
+                running.regions(),
+                &[],
+            ))?)
+        })
+        .await?;
+        Ok(Self {
+            pid,
+            program: Arc::new(program),
+            frozen_at: None,
+        })
+    }
+
+    /// In words: `Go 1.27.3 from inside`.
+    pub(crate) fn how(&self) -> String {
+        format!(
+            "pid {} ({}, read from its memory)",
+            self.pid,
+            self.program.version()
+        )
+    }
+
+    /// The heap profile. The process goes on.
+    pub(crate) async fn heap(&self, at: Time) -> Result<Profile, InsideError> {
+        let (pid, program) = (self.pid, self.program.clone());
+        blocking(move || {
+            let running = goproc::running(pid)?;
+            Ok(program.heap_profile(&running, at)?)
+        })
+        .await
+    }
+
+    /// The goroutine profile, where it is time for one.
+    pub(crate) async fn goroutines(&mut self, at: Time) -> Option<Profile> {
+        if self.frozen_at.is_some_and(|t| t.elapsed() < GOROUTINES_GAP) {
+            return None;
+        }
+        self.frozen_at = Some(Instant::now());
+        let (pid, program) = (self.pid, self.program.clone());
+        let profile = blocking(move || {
+            let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+            Ok(program.goroutine_profile(&frozen, frozen.threads(), at))
+        });
+        profile.await.ok()
+    }
+}
+
+/// What a copy of the heap of a process says of each finding, by the finding's id.
+pub(crate) async fn look(
+    pid: u32,
+    findings: Vec<Finding>,
+) -> Result<Vec<(String, Explanation)>, InsideError> {
+    blocking(move || {
+        let executable = executable(pid)?;
+        let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+        let (graph, _) = goheap::read(&process(
+            pid,
+            &executable,
+            &frozen,
+            frozen.regions(),
+            frozen.threads(),
+        ))?;
+        frozen.thaw();
+        let dominators = Dominators::of(&graph);
+        let heap = Heap {
+            graph: &graph,
+            dominators: &dominators,
+        };
+        let explained = findings
+            .iter()
+            .filter_map(|f| Some((f.id.clone(), explain(heap, f)?)));
+        Ok(explained.collect())
+    })
+    .await
+}
+
+fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(format!("/proc/{pid}/exe"))?
+        .take(MAX_EXECUTABLE)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn process<'a>(
+    pid: u32,
+    executable: &'a [u8],
+    memory: &'a dyn Memory,
+    regions: &'a [Region],
+    threads: &'a [Thread],
+) -> goheap::Process<'a> {
+    goheap::Process {
+        executable,
+        memory,
+        regions,
+        threads,
+        pid,
+        start: 0,
+        taken: Time(0),
+        monotonic: None,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, InsideError> + Send + 'static,
+) -> Result<T, InsideError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(InsideError::Broken))
+}
