@@ -174,7 +174,7 @@ fn test(quick: bool) -> Outcome {
     // These mostly wait: more of them at a time than there are cores.
     run(cargo()
         .args(["test", "--package", "memtrace-cli"])
-        .args(["--test", "leaks", "--test", "tags"])
+        .args(["--test", "leaks", "--test", "tags", "--test", "inside"])
         .args(["--", "--test-threads", WATCHES_AT_ONCE])
         .env("MEMTRACE_GO", &go)
         .env("MEMTRACE_CNC", &cnc)

@@ -155,7 +155,7 @@ pub struct Finding {
     pub type_name: Option<String>,
     /// Bytes that would be freed with the leaked objects, where known.
     pub retained_bytes: Option<u64>,
-    /// Path from the objects to the root that keeps them alive.
+    /// Path from the root that keeps the objects alive down to them.
     pub retained_by: Vec<String>,
     /// Business tags of the samples.
     pub tags: BTreeMap<String, String>,

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use memtrace_model::{Finding, HeapGraph, HeapStackId, HeapTypeId, NodeId, SampleKind};
+use memtrace_model::{Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, SampleKind};
 
 use super::{GoroutineVerdict, Heap, RootPath, goroutine_leaks, root_words, shortest_paths};
 use crate::leaks;
@@ -101,7 +101,20 @@ fn objects(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         retained_by: path.map(|p| RootPath::words(&p, graph)).unwrap_or_default(),
         ..Explanation::default()
     };
-    if let Some((keeper, share)) = keeper {
+    if let Some((mut keeper, share)) = keeper {
+        // The parts of a map are kept by the map.
+        let is_part = |n: NodeId| {
+            let kind = graph
+                .types
+                .get(n.index())
+                .map(|t| graph.heap_types[t.index()].kind);
+            kind == Some(HeapKind::MapPart)
+        };
+        while is_part(keeper)
+            && let Some(above) = heap.dominators.immediate(keeper)
+        {
+            keeper = above;
+        }
         let retained = heap.dominators.retained(keeper);
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(

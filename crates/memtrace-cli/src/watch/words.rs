@@ -135,6 +135,15 @@ pub(super) fn lines(finding: &Finding) -> Vec<String> {
             .collect();
         lines.push(format!("  tag      {}", tags.join(", ")));
     }
+    if let Some(name) = &finding.type_name {
+        let retained = finding
+            .retained_bytes
+            .map(|b| format!(", {} kept alive in all", bytes(b as f64)));
+        lines.push(format!("  type     {name}{}", retained.unwrap_or_default()));
+    }
+    if !finding.retained_by.is_empty() {
+        lines.push(format!("  kept by  {}", finding.retained_by.join(" → ")));
+    }
     if finding.status == Status::Open {
         lines.push(format!("  OOM      {}", oom(finding)));
     }

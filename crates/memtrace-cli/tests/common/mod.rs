@@ -60,11 +60,22 @@ impl Service {
     /// Starts the CNC controller, which serves profiles for [`TOKEN`], and waits for its
     /// address.
     pub fn start(program: &PathBuf, args: &[&str]) -> Self {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["-pprof-audit", "/dev/null"])
-            .args(args)
             .env("PPROF_ENABLED", "1")
-            .env("PPROF_TOKEN", TOKEN)
+            .env("PPROF_TOKEN", TOKEN);
+        Self::run(command, args)
+    }
+
+    /// The same without profiles.
+    pub fn closed(program: &PathBuf, args: &[&str]) -> Self {
+        Self::run(Command::new(program), args)
+    }
+
+    fn run(mut command: Command, args: &[&str]) -> Self {
+        let mut child = command
+            .args(args)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the service starts");

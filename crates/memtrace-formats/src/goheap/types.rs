@@ -225,6 +225,11 @@ impl<'a> Types<'a> {
         self.maps.get(&entries).copied()
     }
 
+    /// Whether this is a pointer to a table of a map, which says nothing of the map.
+    pub(crate) fn is_map_table(&self, number: TypeNo) -> bool {
+        self.known(number).name == "*internal/runtime/maps.table"
+    }
+
     /// Whether more pointers are in a value than are listed.
     pub(crate) fn is_cut(&self, number: TypeNo) -> bool {
         self.known(number)

@@ -180,7 +180,12 @@ impl<'a> Typing<'a> {
         } else {
             Form::Value
         };
-        self.claim(node, What::Of(form, kind), Trust::Certain);
+        // The map that a list of tables belongs to is told by who leads to it.
+        let trust = match self.types.is_map_table(kind) {
+            true => Trust::Loose,
+            false => Trust::Certain,
+        };
+        self.claim(node, What::Of(form, kind), trust);
     }
 
     /// Takes in that an interface holds the object as this type.
