@@ -112,6 +112,7 @@ struct Object {
 
 /// What is known of an instruction in a frame.
 struct Place {
+    stands: u64,
     calls: Vec<Call>,
     role: Role,
     flags: u8,
@@ -310,7 +311,7 @@ impl<'a> Walker<'a> {
                     _ => pc,
                 },
             };
-            show(&place, frame.pc, &mut shown, walk);
+            show(&place, &frame, &mut shown, walk);
             unknown |= matches!(place.role, Role::Injected | Role::KeepsRegisters);
             if unknown {
                 let bytes = place.argument_bytes.unwrap_or(0);
@@ -364,6 +365,7 @@ impl<'a> Walker<'a> {
         };
         let name = func.raw_name();
         let place = Rc::new(Place {
+            stands,
             calls: self.functions.calls(self.window, func, stands),
             role: role(name),
             flags: func.flags(),
@@ -580,7 +582,7 @@ impl<'a> Walker<'a> {
 }
 
 /// The calls of a frame; `callee` is the function below them.
-fn show(place: &Place, pc: u64, callee: &mut String, walk: &mut Walk) {
+fn show(place: &Place, of: &Frame, callee: &mut String, walk: &mut Walk) {
     for call in &place.calls {
         let below = callee.as_str();
         // A wrapper is of interest only where a panic goes through it.
@@ -589,7 +591,9 @@ fn show(place: &Place, pc: u64, callee: &mut String, walk: &mut Walk) {
             "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"
         );
         let frame = RawFrame {
-            pc,
+            pc: of.pc,
+            stands: place.stands,
+            cfa: of.fp,
             function: call.source.function.clone(),
             file: call.source.file.clone(),
             line: call.source.line,

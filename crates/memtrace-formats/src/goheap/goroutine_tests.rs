@@ -241,7 +241,7 @@ fn check(program: &Path, flags: &str) {
     let (process, (expected, told)) = start(program);
     let window = Window::new(&process);
     let executable = std::fs::read(program).unwrap();
-    let image = Image::read(&executable, &window, &process.regions()).unwrap();
+    let (image, _) = Image::read(&executable, &window, &process.regions()).unwrap();
     let version = format!("{} {flags}", image.version.text);
     let functions = Functions::read(&window, &image).unwrap();
     let begin = Instant::now();

@@ -69,6 +69,10 @@ pub(crate) struct RawGoroutine {
 pub(crate) struct RawFrame {
     /// The return address; of the leaf, the next instruction.
     pub(crate) pc: u64,
+    /// The instruction where it stands: the call.
+    pub(crate) stands: u64,
+    /// The canonical frame address: the caller's stack pointer; 0 where it is not known.
+    pub(crate) cfa: u64,
     /// `?` where the stack could not be followed.
     pub(crate) function: Arc<str>,
     pub(crate) file: Arc<str>,

@@ -82,7 +82,7 @@ const MAX_ITABS: u64 = 1 << 22;
 pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
     let window = Window::new(process.memory);
-    let image = Image::read(process.executable, &window, process.regions)?;
+    let (mut image, info) = Image::read(process.executable, &window, process.regions)?;
     warnings.extend(
         image
             .notes
@@ -136,7 +136,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     );
 
     let functions = functions.unwrap_or_default();
-    roots::goroutines(
+    let frames = roots::goroutines(
         &window,
         &image,
         &functions,
@@ -150,6 +150,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
         &window, &image, &functions, &spans, &edges, &mut graph, &mut roots,
     );
 
+    let locals = image.read_locals(info, &roots::places_of(&frames));
     let mut types = Types::new(&window, &image);
     let descriptors = infer::descriptors(&window, &image);
     types.know_maps(&descriptors);
@@ -171,6 +172,16 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
         }
     }
     roots::claim(&mut typing, &image, &code, &held);
+    let interfaces = roots::claim_frames(&mut typing, &window, &locals, &frames);
+    for (node, word) in interfaces {
+        tell(
+            &mut typing,
+            &places,
+            &functions,
+            &code,
+            Hint::Held(node, word),
+        );
+    }
     typing.propagate();
     infer::infer(&mut typing, &window, &image, &code, &descriptors, &spans);
     typing.finish(&mut graph);

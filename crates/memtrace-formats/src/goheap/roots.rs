@@ -1,6 +1,6 @@
 //! What keeps objects alive from outside the heap.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use memtrace_model::{
@@ -12,7 +12,7 @@ use super::Process;
 use super::code::Code;
 use super::functions::{Functions, SourceFrame};
 use super::goroutines::{self, RawGoroutine};
-use super::image::{Global, Image, Module};
+use super::image::{Global, Image, Local, Module};
 use super::memory::Window;
 use super::scan::Edges;
 use super::spans::Spans;
@@ -23,6 +23,8 @@ use crate::Warning;
 
 /// Bytes of variables that are read: programs have some MB.
 const MAX_DATA: u64 = 4 << 30;
+/// Pointers of variables in frames that are looked at, at all instructions together.
+const MAX_LOCAL_SLOTS: u64 = 1 << 26;
 
 /// Roots with their edges, in the order of the roots.
 #[derive(Debug, Default)]
@@ -227,6 +229,137 @@ fn pointee(types: &mut Types<'_>, kind: TypeNo, offset: u64) -> Option<Pointee> 
     Some(slots[at].to)
 }
 
+/// What a frame leads to.
+pub(crate) struct FrameHeld {
+    /// The instruction where it stands.
+    stands: u64,
+    /// The canonical frame address.
+    cfa: u64,
+    pointers: Vec<FramePointer>,
+}
+
+struct FramePointer {
+    /// Where it is.
+    address: u64,
+    target: u32,
+    interior: bool,
+}
+
+/// The instructions where frames stand.
+pub(crate) fn places_of(frames: &[FrameHeld]) -> HashSet<u64> {
+    frames.iter().map(|f| f.stands).collect()
+}
+
+/// A pointer in a frame, by the variable that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LocalSlot {
+    to: Pointee,
+    /// Of an interface: where its type is, from the canonical frame address.
+    before: Option<i64>,
+    /// Of a slice: it is whole, length and capacity follow.
+    is_whole: bool,
+}
+
+/// Tells what frames lead to by their variables. Returns what interfaces hold, each with the
+/// word that tells its type.
+pub(crate) fn claim_frames(
+    typing: &mut Typing<'_>,
+    window: &Window<'_>,
+    locals: &HashMap<u64, Vec<Local>>,
+    frames: &[FrameHeld],
+) -> Vec<(u32, u64)> {
+    let mut left = MAX_LOCAL_SLOTS;
+    let mut known: HashMap<u64, HashMap<i64, Option<LocalSlot>>> = HashMap::new();
+    let mut interfaces = Vec::new();
+    for frame in frames {
+        let Some(of) = locals.get(&frame.stands) else {
+            continue;
+        };
+        let slots = (known.entry(frame.stands))
+            .or_insert_with(|| local_slots(&mut typing.types, of, &mut left));
+        for pointer in &frame.pointers {
+            let at = pointer.address.wrapping_sub(frame.cfa).cast_signed();
+            let Some(Some(slot)) = slots.get(&at) else {
+                continue;
+            };
+            typing.pointer(pointer.target, slot.to, pointer.interior);
+            match slot.to {
+                Pointee::Object(Form::Array, _) if slot.is_whole => {
+                    typing.slice(pointer.target, pointer.address);
+                }
+                Pointee::Interface if !pointer.interior => {
+                    let word = slot.before.and_then(|b| frame.cfa.checked_add_signed(b));
+                    if let Some(word) = word.and_then(|at| window.u64(at).ok()) {
+                        interfaces.push((pointer.target, word));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    interfaces
+}
+
+/// The pointers of variables, by where they are from the canonical frame address; `None`
+/// where variables share a place and it is not known which one is there.
+fn local_slots(
+    types: &mut Types<'_>,
+    locals: &[Local],
+    left: &mut u64,
+) -> HashMap<i64, Option<LocalSlot>> {
+    let mut found: HashMap<i64, Option<LocalSlot>> = HashMap::new();
+    let mut add = |at: i64, slot: LocalSlot| {
+        let held = found.entry(at).or_insert(Some(slot));
+        if held.is_some_and(|h| h.to != slot.to) {
+            *held = None;
+        }
+    };
+    for local in locals {
+        let Some(kind) = types.debug(local.kind) else {
+            continue;
+        };
+        if local.is_behind {
+            for piece in &local.pieces {
+                let slot = LocalSlot {
+                    to: Pointee::Object(Form::Value, kind),
+                    before: None,
+                    is_whole: false,
+                };
+                add(piece.at, slot);
+            }
+            continue;
+        }
+        let slots = types.slots(Form::Value, kind);
+        let (size, pieces) = (types.size(kind), &local.pieces);
+        // Where bytes of the variable are.
+        let place = |offset: u64, length: u64| {
+            let end = offset.checked_add(length).filter(|e| *e <= size)?;
+            pieces.iter().find_map(|p| {
+                let into = offset.checked_sub(p.offset)?;
+                let is_inside = end <= p.offset.saturating_add(p.size);
+                is_inside.then(|| p.at.checked_add_unsigned(into)).flatten()
+            })
+        };
+        for slot in slots.iter().filter(|s| s.to != Pointee::Unknown) {
+            let work = 1 + pieces.len() as u64;
+            let Some(rest) = left.checked_sub(work) else {
+                return found;
+            };
+            *left = rest;
+            if let Some(at) = place(slot.offset, 8) {
+                let before = slot.offset.checked_sub(8);
+                let slot = LocalSlot {
+                    to: slot.to,
+                    before: before.and_then(|b| place(b, 8)),
+                    is_whole: place(slot.offset, 24).is_some(),
+                };
+                add(at, slot);
+            }
+        }
+    }
+    found
+}
+
 /// Places in the code, each once.
 #[derive(Default)]
 struct Sources {
@@ -256,7 +389,7 @@ impl Sources {
     }
 }
 
-/// Adds goroutines, and their frames that lead to objects.
+/// Adds goroutines, and their frames that lead to objects; tells what these lead to.
 #[expect(clippy::too_many_arguments, reason = "all that is known meets here")]
 pub(crate) fn goroutines(
     window: &Window<'_>,
@@ -267,7 +400,8 @@ pub(crate) fn goroutines(
     graph: &mut HeapGraph,
     roots: &mut Roots,
     warnings: &mut Vec<Warning>,
-) {
+) -> Vec<FrameHeld> {
+    let mut held = Vec::new();
     let (all, lost) =
         goroutines::read(window, image, functions, process.threads, process.monotonic);
     warnings.extend(lost.into_iter().map(|what| Warning::Heap { what }));
@@ -278,18 +412,20 @@ pub(crate) fn goroutines(
             name: graph.strings.intern(&raw.entry_function),
             ..Root::default()
         });
-        let edges = |roots: &mut Roots, pointers: &mut dyn Iterator<Item = u64>| {
-            for place in pointers.filter_map(|p| spans.object_at(p)) {
-                roots.edge(place.node, EdgeSlot::new(0, place.offset != 0));
-            }
-        };
-        edges(roots, &mut raw.other.iter().copied());
+        for place in raw.other.iter().filter_map(|&p| spans.object_at(p)) {
+            roots.edge(place.node, EdgeSlot::new(0, place.offset != 0));
+        }
         for frame in &raw.frames {
-            if !frame
-                .pointers
-                .iter()
-                .any(|&(_, p)| spans.object_at(p).is_some())
-            {
+            let pointers = frame.pointers.iter().filter_map(|&(address, pointer)| {
+                let place = spans.object_at(pointer)?;
+                Some(FramePointer {
+                    address,
+                    target: place.node,
+                    interior: place.offset != 0,
+                })
+            });
+            let pointers: Vec<FramePointer> = pointers.collect();
+            if pointers.is_empty() {
                 continue;
             }
             roots.root(Root {
@@ -298,11 +434,19 @@ pub(crate) fn goroutines(
                 parent: Some(root),
                 line: frame.line,
             });
-            edges(roots, &mut frame.pointers.iter().map(|&(_, p)| p));
+            for pointer in &pointers {
+                roots.edge(pointer.target, EdgeSlot::new(0, pointer.interior));
+            }
+            held.push(FrameHeld {
+                stands: frame.stands,
+                cfa: frame.cfa,
+                pointers,
+            });
         }
         let goroutine = goroutine(raw, root, spans, graph, &mut sources);
         graph.goroutines.push(goroutine);
     }
+    held
 }
 
 fn goroutine(

@@ -17,8 +17,8 @@ use super::elf::Elf;
 use super::layout::{is_wanted_constant, key_of_wanted};
 use super::{DebugShape, DebugType, DebugTypeId, Layout};
 
-type Slice<'d> = EndianSlice<'d, LittleEndian>;
-type Unit<'d> = gimli::Unit<Slice<'d>>;
+pub(super) type Slice<'d> = EndianSlice<'d, LittleEndian>;
+pub(super) type Unit<'d> = gimli::Unit<Slice<'d>>;
 
 const MAX_TYPES: usize = 4 << 20;
 const MAX_FIELDS: usize = 1 << 16;
@@ -54,9 +54,12 @@ pub(super) struct Debug {
     pub(super) variables: Vec<(String, u64, Option<DebugTypeId>)>,
     /// `runtime` of each is as the file has it: not an address in the process yet.
     pub(super) types: Vec<DebugType>,
+    /// Their numbers, by their offset in the section.
+    pub(super) numbers: HashMap<usize, DebugTypeId>,
 }
 
 /// The sections, decompressed.
+#[derive(Debug)]
 pub(super) struct Sections<'f>(HashMap<SectionId, Cow<'f, [u8]>>);
 
 impl<'f> Sections<'f> {
@@ -71,6 +74,10 @@ impl<'f> Sections<'f> {
             SectionId::DebugAddr,
             // Units cannot be opened without it.
             SectionId::DebugLine,
+            SectionId::DebugRanges,
+            SectionId::DebugRngLists,
+            SectionId::DebugLoc,
+            SectionId::DebugLocLists,
         ];
         let sections: HashMap<_, _> = (wanted.into_par_iter())
             .map(|id| (id, elf.debug_section(id.name())))
@@ -81,44 +88,25 @@ impl<'f> Sections<'f> {
         has_any.then_some(Self(sections))
     }
 
-    /// Reads what is there; damaged units are left out.
-    pub(super) fn debug(&self) -> Debug {
+    /// `None` where the sections are damaged.
+    pub(super) fn open(&self) -> Option<Dwarf<'_>> {
         let load = |id: SectionId| -> Result<Slice<'_>, gimli::Error> {
             let bytes: &[u8] = self.0.get(&id).map_or(&[], |b| b);
             Ok(EndianSlice::new(bytes, LittleEndian))
         };
-        let Ok(dwarf) = gimli::Dwarf::load(load) else {
+        gimli::Dwarf::load(load).ok().map(Dwarf)
+    }
+
+    /// Reads what is there; damaged units are left out.
+    pub(super) fn debug(&self) -> Debug {
+        let Some(dwarf) = self.open() else {
             return Debug::default();
         };
-        let mut headers = Vec::new();
-        let mut units = dwarf.units();
-        while let Ok(Some(header)) = units.next() {
-            headers.push(header);
-        }
-        let found: Vec<(Unit<'_>, Top)> = headers
-            .into_par_iter()
-            .filter_map(|header| {
-                let unit = dwarf.unit(header).ok()?;
-                let top = top(&dwarf, &unit);
-                Some((unit, top))
-            })
+        let units = dwarf.units_by_offset();
+        let tops: Vec<Top> = (units.par_iter())
+            .map(|(_, unit)| top(&dwarf.0, unit))
             .collect();
-        let mut tops = Vec::new();
-        let mut units = Vec::new();
-        for (unit, top) in found {
-            let Some(start) = UnitOffset(0).to_debug_info_offset(&unit.header) else {
-                continue;
-            };
-            units.push((start.0, unit));
-            tops.push(top);
-        }
-        let mut reader = Types {
-            dwarf: &dwarf,
-            units: &units,
-            numbers: HashMap::new(),
-            pending: Vec::new(),
-            types: Vec::new(),
-        };
+        let mut reader = Types::new(&dwarf.0, &units, Vec::new(), HashMap::new());
         let mut debug = Debug::default();
         let mut structures = Vec::new();
         for top in tops {
@@ -131,12 +119,33 @@ impl<'f> Sections<'f> {
             }
             debug.layout.constants.extend(top.constants);
         }
-        reader.read_all();
-        debug.types = reader.types;
+        (debug.types, debug.numbers) = reader.finish();
         for (name, id) in structures {
             flatten(&debug.types, &name, id, &mut debug.layout);
         }
         debug
+    }
+}
+
+/// The sections, opened.
+pub(super) struct Dwarf<'d>(pub(super) gimli::Dwarf<Slice<'d>>);
+
+impl<'d> Dwarf<'d> {
+    /// Units by where they start, ascending.
+    pub(super) fn units_by_offset(&self) -> Vec<(usize, Unit<'d>)> {
+        let mut headers = Vec::new();
+        let mut units = self.0.units();
+        while let Ok(Some(header)) = units.next() {
+            headers.push(header);
+        }
+        headers
+            .into_par_iter()
+            .filter_map(|header| {
+                let unit = self.0.unit(header).ok()?;
+                let start = UnitOffset(0).to_debug_info_offset(&unit.header)?;
+                Some((start.0, unit))
+            })
+            .collect()
     }
 }
 
@@ -228,7 +237,7 @@ fn read_top(
 }
 
 /// A number that an attribute holds; a negative one as its two's complement.
-fn number(value: &AttributeValue<Slice<'_>>) -> Option<u64> {
+pub(super) fn number(value: &AttributeValue<Slice<'_>>) -> Option<u64> {
     value
         .udata_value()
         .or_else(|| value.sdata_value().map(|v| v as u64))
@@ -249,7 +258,10 @@ fn address(
     operations.next().ok()?.is_none().then_some(address)
 }
 
-fn reference(unit: &Unit<'_>, value: AttributeValue<Slice<'_>>) -> Option<DebugInfoOffset> {
+pub(super) fn reference(
+    unit: &Unit<'_>,
+    value: AttributeValue<Slice<'_>>,
+) -> Option<DebugInfoOffset> {
     match value {
         AttributeValue::UnitRef(offset) => offset.to_debug_info_offset(&unit.header),
         AttributeValue::DebugInfoRef(offset) => Some(offset),
@@ -258,7 +270,7 @@ fn reference(unit: &Unit<'_>, value: AttributeValue<Slice<'_>>) -> Option<DebugI
 }
 
 /// Types by number, read when something refers to them.
-struct Types<'u, 'd> {
+pub(super) struct Types<'u, 'd> {
     dwarf: &'u gimli::Dwarf<Slice<'d>>,
     /// By their start.
     units: &'u [(usize, Unit<'d>)],
@@ -270,21 +282,43 @@ struct Types<'u, 'd> {
 
 /// An entry with what is needed of its attributes and children.
 #[derive(Default)]
-struct Entry {
+pub(super) struct Entry {
     tag: Option<gimli::DwTag>,
     name: String,
     size: Option<u64>,
     kind: Option<u64>,
     runtime: Option<u64>,
-    inner: Option<DebugInfoOffset>,
+    pub(super) inner: Option<DebugInfoOffset>,
     element: Option<DebugInfoOffset>,
     count: Option<u64>,
     members: Vec<(u64, String, DebugInfoOffset)>,
 }
 
-impl Types<'_, '_> {
+impl<'u, 'd> Types<'u, 'd> {
+    /// Goes on from types that were read before.
+    pub(super) fn new(
+        dwarf: &'u gimli::Dwarf<Slice<'d>>,
+        units: &'u [(usize, Unit<'d>)],
+        types: Vec<DebugType>,
+        numbers: HashMap<usize, DebugTypeId>,
+    ) -> Self {
+        Self {
+            dwarf,
+            units,
+            numbers,
+            pending: Vec::new(),
+            types,
+        }
+    }
+
+    /// Reads what was numbered, and all that it leads to.
+    pub(super) fn finish(mut self) -> (Vec<DebugType>, HashMap<usize, DebugTypeId>) {
+        self.read_all();
+        (self.types, self.numbers)
+    }
+
     /// The number of a type.
-    fn number(&mut self, offset: DebugInfoOffset) -> Option<DebugTypeId> {
+    pub(super) fn number(&mut self, offset: DebugInfoOffset) -> Option<DebugTypeId> {
         if let Some(id) = self.numbers.get(&offset.0) {
             return Some(*id);
         }
@@ -372,7 +406,7 @@ impl Types<'_, '_> {
         }
     }
 
-    fn entry(&self, offset: DebugInfoOffset) -> Option<Entry> {
+    pub(super) fn entry(&self, offset: DebugInfoOffset) -> Option<Entry> {
         let next = self.units.partition_point(|(start, _)| *start <= offset.0);
         let (_, unit) = self.units.get(next.checked_sub(1)?)?;
         let offset = offset.to_unit_offset(&unit.header)?;

@@ -11,6 +11,7 @@
 mod dwarf;
 mod elf;
 mod layout;
+mod locals;
 mod locate;
 mod module;
 
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use self::dwarf::{Debug, Sections};
 use self::elf::Elf;
+pub(crate) use self::locals::{FunctionInfo, Local};
 use super::damaged;
 use super::memory::{Region, Window};
 use crate::Error;
@@ -146,23 +148,27 @@ pub(crate) struct Image {
     /// Addresses in the process of the runtime's variables: `mheap_`, `allgs`, `mbuckets`;
     /// and of those of the packages around it by their full names: `sync.allPools`.
     pub(crate) variables: HashMap<String, u64>,
+    /// What is added to where the debug information says that a runtime's type is; `None`
+    /// where that is not known.
+    type_base: Option<u64>,
     /// What a person should know about how the program was read.
     pub(crate) notes: Vec<String>,
 }
 
 impl Image {
-    /// Reads a program.
+    /// Reads a program, and keeps what is to be read of its functions.
     ///
     /// # Errors
     /// [`Error::NotAGoProgram`] where it is none, or none whose runtime can be read.
-    pub(crate) fn read(
-        executable: &[u8],
+    pub(crate) fn read<'f>(
+        executable: &'f [u8],
         memory: &Window<'_>,
         regions: &[Region],
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, FunctionInfo<'f>), Error> {
         let elf = Elf::parse(executable)?;
         let bias = elf.bias(memory, regions)?;
-        let mut debug = Sections::read(&elf).map(|s| s.debug()).unwrap_or_default();
+        let sections = Sections::read(&elf);
+        let mut debug = sections.as_ref().map(Sections::debug).unwrap_or_default();
         let symbols = symbols(&elf, bias, &debug);
         let mut image = Self {
             variables: variables(&symbols),
@@ -192,7 +198,12 @@ impl Image {
         image.place_globals(symbols, &debug.types);
         image.debug_types = debug.types;
         image.place_types(&elf, bias, memory);
-        Ok(image)
+        let info = FunctionInfo {
+            sections,
+            numbers: debug.numbers,
+            bias,
+        };
+        Ok((image, info))
     }
 
     /// The layout by the program's own account, and by the table where that says nothing.
@@ -291,13 +302,20 @@ impl Image {
         let best = bases
             .map(|base| (fits(base), base))
             .max_by_key(|(fit, _)| *fit);
-        let base = best
+        self.type_base = best
             .filter(|(fit, _)| fit * 10 >= sample.len() * 9)
             .map(|(_, b)| b);
-        for kind in &mut self.debug_types {
-            kind.runtime = (kind.runtime.zip(base))
+        self.place_types_from(0);
+    }
+
+    /// Places the types from a number on.
+    fn place_types_from(&mut self, first: usize) {
+        let ranges: Vec<(u64, u64)> = self.modules.iter().map(|m| m.types).collect();
+        let is_type = |a: &u64| ranges.iter().any(|(from, to)| (*from..*to).contains(a));
+        for kind in self.debug_types.iter_mut().skip(first) {
+            kind.runtime = (kind.runtime.zip(self.type_base))
                 .map(|(at, base)| base.wrapping_add(at))
-                .filter(|a| is_type(*a));
+                .filter(is_type);
         }
     }
 

@@ -110,7 +110,9 @@ fn build(folder: &Path, name: &str, cgo: bool, flags: &[&str]) -> Option<PathBuf
 
 fn read(executable: &[u8], process: &Process) -> Image {
     let window = Window::new(process);
-    Image::read(executable, &window, &process.regions()).unwrap()
+    Image::read(executable, &window, &process.regions())
+        .unwrap()
+        .0
 }
 
 /// The same program without symbols and debug information: the headers of the sections
@@ -359,7 +361,7 @@ impl Memory for Loaded<'_> {
 
 fn read_loaded(executable: &[u8]) -> Result<Image, Error> {
     let memory = Loaded(Elf::parse(executable)?);
-    Image::read(executable, &Window::new(&memory), &[])
+    Ok(Image::read(executable, &Window::new(&memory), &[])?.0)
 }
 
 #[test]
