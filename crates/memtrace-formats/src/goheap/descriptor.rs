@@ -3,6 +3,8 @@
 //! Their form is the same in all releases that are read: the common part of 48 bytes, then
 //! what each kind adds.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::image::Image;
 use super::memory::Window;
 
@@ -22,8 +24,6 @@ const MAX_NAME: u64 = 1 << 10;
 const MAX_FIELDS: u64 = 1 << 12;
 /// Words of a type that is looked at field by field: 32 MiB.
 const MAX_WORDS: u64 = 4 << 20;
-/// Types within a type that are looked at.
-const MAX_STEPS: usize = 1 << 20;
 
 /// The common part.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +167,7 @@ impl Descriptor {
             })
         };
         let made = if named { None } else { made() };
+        let made = made.filter(|m| m.len() as u64 <= MAX_NAME);
         made.unwrap_or_else(|| self.name(window, image))
     }
 
@@ -277,8 +278,17 @@ fn name_at(window: &Window<'_>, address: u64) -> Option<String> {
 }
 
 /// A bit for each word of a value that is a pointer, field by field.
-pub(crate) fn pointer_words(window: &Window<'_>, address: u64) -> Option<Box<[u64]>> {
-    let whole = Descriptor::read(window, address)?;
+/// `left` is for how many more types within types there is time.
+pub(crate) fn pointer_words(
+    window: &Window<'_>,
+    whole: &Descriptor,
+    left: &AtomicUsize,
+) -> Option<Box<[u64]>> {
+    let mut spend = |steps: usize| {
+        let take = |left: usize| left.checked_sub(steps);
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .ok()
+    };
     let words = whole.pointer_bytes / 8;
     if words > MAX_WORDS {
         return None;
@@ -290,11 +300,9 @@ pub(crate) fn pointer_words(window: &Window<'_>, address: u64) -> Option<Box<[u6
             *field |= 1 << (word % 64);
         }
     };
-    let mut open = vec![(0_u64, address)];
-    let mut steps = 0;
+    let mut open = vec![(0_u64, whole.address)];
     while let Some((offset, address)) = open.pop() {
-        steps += 1;
-        if steps > MAX_STEPS || offset > whole.size {
+        if offset > whole.size {
             return None;
         }
         let descriptor = Descriptor::read(window, address)?;
@@ -316,9 +324,11 @@ pub(crate) fn pointer_words(window: &Window<'_>, address: u64) -> Option<Box<[u6
                 if count > MAX_WORDS || count.checked_mul(size)? > whole.size {
                     return None;
                 }
+                spend(count as usize)?;
                 open.extend((0..count).map(|i| (offset + i * size, element)));
             }
             Shape::Struct(fields) => {
+                spend(fields.len())?;
                 open.extend(fields.iter().map(|f| (offset + f.offset, f.kind)));
             }
         }

@@ -1,6 +1,7 @@
 //! Which words of an object are pointers.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::descriptor::{self, Descriptor};
@@ -14,6 +15,8 @@ const ARENA: u64 = 64 << 20;
 const ARENA_BASE: u64 = 0x8000_0000_0000;
 /// The largest mask that is read: of a type of 32 GiB.
 const MAX_MASK: u64 = 64 << 20;
+/// Types within types that are looked at for masks that are not made yet, in all.
+const MAX_STEPS: usize = 1 << 23;
 
 /// The pointers of one value, and how far the next one is from it.
 #[derive(Debug)]
@@ -24,21 +27,33 @@ pub(crate) struct Mask {
 }
 
 impl Mask {
-    fn of(window: &Window<'_>, image: &Image, address: u64) -> Option<Self> {
-        let descriptor = Descriptor::read(window, address)?;
+    fn of(
+        window: &Window<'_>,
+        image: &Image,
+        descriptor: &Descriptor,
+        steps: &AtomicUsize,
+    ) -> Option<Self> {
         let bytes = descriptor.pointer_bytes.div_ceil(64);
-        if bytes > MAX_MASK || descriptor.size == 0 {
+        let is_aligned = descriptor.pointer_bytes == 0 || descriptor.size.is_multiple_of(8);
+        if bytes > MAX_MASK || descriptor.size == 0 || !is_aligned {
             return None;
         }
-        let words = match descriptor.mask(window, image) {
+        let mut words: Box<[u64]> = match descriptor.mask(window, image) {
             Some(at) => {
                 let mut mask = window.bytes(at, bytes, MAX_MASK).ok()?;
                 mask.resize(mask.len().next_multiple_of(8), 0);
                 let words = mask.as_chunks::<8>().0.iter();
                 words.map(|w| u64::from_le_bytes(*w)).collect()
             }
-            None => descriptor::pointer_words(window, address)?,
+            None => descriptor::pointer_words(window, descriptor, steps)?,
         };
+        // The mask is told in bytes; what is beyond the type is none of it.
+        let used = descriptor.pointer_bytes / 8 % 64;
+        if used != 0
+            && let Some(last) = words.last_mut()
+        {
+            *last &= (1 << used) - 1;
+        }
         Some(Self {
             size: descriptor.size,
             words,
@@ -48,7 +63,7 @@ impl Mask {
     /// Gives the offset of each pointer among the `bytes` of values side by side.
     pub(crate) fn each(&self, bytes: u64, mut sink: impl FnMut(u64)) {
         let mut start = 0;
-        while start < bytes {
+        while start < bytes && !self.words.is_empty() {
             for (i, &word) in (0_u64..).zip(&self.words) {
                 let mut word = word;
                 while word != 0 {
@@ -69,6 +84,8 @@ impl Mask {
 pub(crate) struct Masks<'a> {
     image: &'a Image,
     known: Mutex<HashMap<u64, Option<Arc<Mask>>>>,
+    /// How much more may be looked at of types whose mask the runtime has not made.
+    steps: AtomicUsize,
 }
 
 impl<'a> Masks<'a> {
@@ -76,24 +93,39 @@ impl<'a> Masks<'a> {
         Self {
             image,
             known: Mutex::default(),
+            steps: AtomicUsize::new(MAX_STEPS),
         }
     }
 
-    /// The mask of the type at an address; `None` where there is no type.
+    /// The mask of the type at an address, of which an object of so many bytes is made; `None`
+    /// where there is no type, or none that fits.
     pub(crate) fn get(
         &self,
         near: &mut HashMap<u64, Option<Arc<Mask>>>,
         window: &Window<'_>,
         address: u64,
+        bytes: u64,
     ) -> Option<Arc<Mask>> {
+        let fits = |mask: Option<Arc<Mask>>| mask.filter(|m| m.size <= bytes);
         if let Some(known) = near.get(&address) {
-            return known.clone();
+            return fits(known.clone());
         }
         let known = self.known.lock().ok()?.get(&address).cloned();
-        let mask = known.unwrap_or_else(|| Mask::of(window, self.image, address).map(Arc::new));
+        let mask = match known {
+            Some(known) => known,
+            None => {
+                let descriptor = Descriptor::read(window, address);
+                // Its mask is not longer than the object deserves.
+                if descriptor.as_ref().is_some_and(|d| d.size > bytes) {
+                    return None;
+                }
+                let mask = descriptor.and_then(|d| Mask::of(window, self.image, &d, &self.steps));
+                mask.map(Arc::new)
+            }
+        };
         near.insert(address, mask.clone());
         self.known.lock().ok()?.insert(address, mask.clone());
-        mask
+        fits(mask)
     }
 }
 
@@ -125,7 +157,11 @@ impl ArenaBits {
                 (span.start + span.bytes - at).min(ARENA - at % ARENA),
             );
             let bits = window
-                .bytes(arena.wrapping_add(bitmap + from / 64), to / 64, ARENA)
+                .bytes(
+                    arena.wrapping_add(bitmap).wrapping_add(from / 64),
+                    to / 64,
+                    ARENA,
+                )
                 .ok()?;
             words.extend(
                 bits.as_chunks::<8>()
@@ -135,7 +171,7 @@ impl ArenaBits {
             );
             let flags = window
                 .bytes(
-                    arena.wrapping_add(more + from / 4096),
+                    arena.wrapping_add(more).wrapping_add(from / 4096),
                     (to / 4096).max(1),
                     ARENA,
                 )

@@ -1,6 +1,7 @@
 //! The memory of a process, asked for by address.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory of a process that does not change while it is read: a frozen copy, a core
 /// file, a buffer of a test.
@@ -11,6 +12,16 @@ pub trait Memory: Sync {
     /// [`Unreadable`] where any of the bytes is not there; what `into` holds then is
     /// of no meaning.
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable>;
+
+    /// How many bytes there are at most: no table of the process can have more.
+    fn size(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Whether all these bytes may be there.
+    fn has(&self, address: u64, length: u64) -> bool {
+        address.checked_add(length).is_some()
+    }
 }
 
 /// Bytes that are not mapped, or that the kernel does not give.
@@ -66,6 +77,81 @@ pub struct Region {
     pub rwx: [bool; 3],
 }
 
+/// The memory of a process within its mappings, and not endlessly much of it.
+///
+/// A memory may be made to lie: tables that lead to themselves, or that claim more than
+/// there is. Each part of the reader bounds its own work by the size that the mappings
+/// have; this is what holds whatever they do.
+pub(crate) struct Bounded<'m> {
+    memory: &'m dyn Memory,
+    /// What can be read: start and end, ascending, apart.
+    ranges: Vec<(u64, u64)>,
+    size: u64,
+    /// Bytes that may still be read.
+    left: AtomicU64,
+}
+
+impl<'m> Bounded<'m> {
+    /// How often the whole memory may be read, and how many bytes besides. A sound process is
+    /// read a few times over, in windows for the larger part.
+    const TIMES: u64 = 128;
+    const BESIDES: u64 = 16 << 30;
+
+    pub(crate) fn new(memory: &'m dyn Memory, regions: &[Region]) -> Self {
+        let mut known: Vec<(u64, u64)> = (regions.iter())
+            .filter(|r| r.rwx[0] && r.start < r.end)
+            .map(|r| (r.start, r.end))
+            .collect();
+        known.sort_unstable();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (start, end) in known {
+            match ranges.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => ranges.push((start, end)),
+            }
+        }
+        let size = ranges.iter().map(|(start, end)| end - start).sum();
+        Self {
+            memory,
+            ranges,
+            size,
+            left: AtomicU64::new(Self::BESIDES.saturating_add(size.saturating_mul(Self::TIMES))),
+        }
+    }
+
+    /// Whether more was asked for than any sound process needs.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Memory for Bounded<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let length = into.len() as u64;
+        if !self.has(address, length) {
+            return Err(Unreadable { address });
+        }
+        let take = |left: u64| Some(left.saturating_sub(length));
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if left.is_ok_and(|left| left <= length) {
+            return Err(Unreadable { address });
+        }
+        self.memory.read(address, into)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn has(&self, address: u64, length: u64) -> bool {
+        let next = self.ranges.partition_point(|r| r.0 <= address);
+        let range = next.checked_sub(1).and_then(|i| self.ranges.get(i));
+        range.is_some_and(|r| address < r.1 && length <= r.1 - address)
+    }
+}
+
 /// Small reads through a window of some KB: tables are walked in order mostly.
 pub(crate) struct Window<'m> {
     memory: &'m dyn Memory,
@@ -85,6 +171,16 @@ impl<'m> Window<'m> {
 
     pub(crate) fn memory(&self) -> &'m dyn Memory {
         self.memory
+    }
+
+    /// Bytes that the process has at most.
+    pub(crate) fn size(&self) -> u64 {
+        self.memory.size()
+    }
+
+    /// Whether all these bytes may be there.
+    pub(crate) fn has(&self, address: u64, length: u64) -> bool {
+        self.memory.has(address, length)
     }
 
     /// Fills `into`, from the window where it can be.

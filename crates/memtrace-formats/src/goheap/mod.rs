@@ -40,7 +40,7 @@ use code::Code;
 use functions::Functions;
 use image::Image;
 pub use image::table_of_layouts;
-use memory::Window;
+use memory::{Bounded, Window};
 pub use memory::{Memory, Region, Registers, Thread, Unreadable};
 pub use profile::Program;
 use roots::Roots;
@@ -80,8 +80,20 @@ const MAX_ITABS: u64 = 1 << 22;
 /// [`Error::NotAGoProgram`] where the process is none, or where its runtime's tables cannot
 /// be read. What is missing otherwise is among the warnings.
 pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
+    let memory = Bounded::new(process.memory, process.regions);
+    let read = read_bounded(process, &memory);
+    if memory.is_used_up() {
+        return Err(damaged("its tables claim more than its memory can hold"));
+    }
+    read
+}
+
+fn read_bounded(
+    process: &Process<'_>,
+    memory: &Bounded<'_>,
+) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
-    let window = Window::new(process.memory);
+    let window = Window::new(memory);
     let (mut image, info) = Image::read(process.executable, &window, process.regions)?;
     warnings.extend(
         image
@@ -118,7 +130,7 @@ pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let places = places(&window, &image);
     let mut hints = Vec::new();
     let edges = scan::edges(
-        process.memory,
+        memory,
         &image,
         &spans,
         &places,
@@ -230,7 +242,7 @@ fn places(window: &Window<'_>, image: &Image) -> Places {
     };
     places.itabs = itabs(window, image).unwrap_or_default();
     if let (Some(&low), Some(&high)) = (places.itabs.keys().min(), places.itabs.keys().max()) {
-        places.itab_range = low..high + 1;
+        places.itab_range = low..high.saturating_add(1);
     }
     places
 }
@@ -242,11 +254,12 @@ fn itabs(window: &Window<'_>, image: &Image) -> Option<HashMap<u64, u64>> {
     let entries = window
         .bytes(table.wrapping_add(16), size * 8, MAX_ITABS * 8)
         .ok()?;
-    let itabs = entries
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|e| u64::from_le_bytes(*e));
+    let entries = entries.as_chunks::<8>().0.iter();
+    let mut itabs: Vec<u64> = entries.map(|e| u64::from_le_bytes(*e)).collect();
+    // In their order, so that one window serves many.
+    itabs.sort_unstable();
+    itabs.dedup();
+    let itabs = itabs.into_iter();
     let types = itabs.filter(|&itab| itab != 0).filter_map(|itab| {
         let kind = window.u64(itab.wrapping_add(8)).ok()?;
         Some((itab, kind))

@@ -249,7 +249,7 @@ impl Reader<'_> {
             return;
         }
         self.batch.hints.push(Hint::Own(node, kind));
-        if let Some(mask) = self.masks.get(&mut self.near, window, kind) {
+        if let Some(mask) = self.masks.get(&mut self.near, window, kind, value.len() as u64) {
             let mut last = None;
             mask.each(value.len() as u64, |o| self.pointer(value, o, &mut last));
         }
@@ -259,7 +259,10 @@ impl Reader<'_> {
     fn long(&mut self, span: &Span) {
         let window = Window::new(self.memory);
         let (mask, bits) = match span.pointers {
-            Pointers::LargeType(kind) => (self.masks.get(&mut self.near, &window, kind), None),
+            Pointers::LargeType(kind) => (
+                self.masks.get(&mut self.near, &window, kind, span.size),
+                None,
+            ),
             Pointers::ArenaBitmap => (None, ArenaBits::read(&window, self.image, span)),
             _ => (None, None),
         };

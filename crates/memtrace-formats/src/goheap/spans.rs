@@ -16,10 +16,14 @@ const ARENA_PAGES: u64 = 8 << 10;
 const ARENA: u64 = PAGE * ARENA_PAGES;
 /// Addresses of user space on the machines that are read.
 const ADDRESSES: u64 = 1 << 48;
+/// Bytes of all spans that are read.
+const MAX_HEAP: u64 = 1 << 42;
 /// The largest size of objects whose pointers the span itself tells (Go 1.22 or newer).
 const MAX_BITMAP_OBJECT: u64 = 512;
 /// Bytes of `runtime.spanInlineMarkBits`, at the end of spans of small objects.
 const INLINE_MARKS: u64 = 128;
+/// A record of a span (`runtime.mspan`) has at least that many bytes.
+const MIN_RECORD: u64 = 96;
 /// `runtime.mSpanInUse`.
 const IN_USE: u8 = 1;
 
@@ -115,15 +119,15 @@ impl Spans {
         let (table, count, capacity) = window
             .slice(heap.wrapping_add(layout.at("mheap.allspans")?))
             .map_err(lost)?;
-        // A span is a page at least, and its record takes more than 100 bytes.
-        if count > capacity || count > ADDRESSES / PAGE {
+        let record = layout.size("mspan")?.clamp(MIN_RECORD, 1 << 10);
+        // Each span has a record of its own.
+        if count > capacity || count > (ADDRESSES / PAGE).min(window.size() / MIN_RECORD) {
             return Err(damaged("the table of spans is damaged"));
         }
         let generation = window
             .u32(heap.wrapping_add(layout.at("mheap.sweepgen")?))
             .map_err(lost)?;
         let fields = Fields::of(image)?;
-        let record = layout.size("mspan")?.clamp(1, 1 << 10);
         let pointers = window
             .bytes(table, count.saturating_mul(8), u64::MAX)
             .map_err(lost)?;
@@ -156,6 +160,14 @@ impl Spans {
         stack_bytes: u64,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
+        // What is not mapped holds no objects.
+        let all = found.len();
+        found.retain(|(s, _)| window.has(s.start, s.bytes));
+        if found.len() < all {
+            warnings.push(Warning::Heap {
+                what: format!("{} spans lie outside of the memory", all - found.len()),
+            });
+        }
         found.sort_unstable_by_key(|(s, _)| s.start);
         let mut end = 0;
         let before = found.len();
@@ -170,6 +182,10 @@ impl Spans {
             warnings.push(Warning::Heap {
                 what: format!("{} spans overlap others", before - found.len()),
             });
+        }
+        let bytes: u64 = found.iter().map(|(s, _)| s.bytes).sum();
+        if bytes > MAX_HEAP {
+            return Err(damaged("the heap is too large"));
         }
         let mut spans = Self {
             first_arena: found.first().map_or(0, |(s, _)| s.start / ARENA),
