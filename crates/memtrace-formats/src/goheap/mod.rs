@@ -194,6 +194,14 @@ fn read_bounded(
             Hint::Held(node, word),
         );
     }
+    for goroutine in &graph.goroutines {
+        let state = graph.strings.get(goroutine.state);
+        if state.starts_with("chan ") || state.starts_with("select") {
+            for channel in &goroutine.waits_on {
+                typing.channel(channel.0);
+            }
+        }
+    }
     typing.propagate();
     infer::infer(&mut typing, &window, &image, &code, &descriptors, &spans);
     typing.finish(&mut graph);

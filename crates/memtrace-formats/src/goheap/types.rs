@@ -95,6 +95,7 @@ struct Known {
     source: Source,
     name: String,
     size: u64,
+    is_any_channel: bool,
     slots: Option<Rc<[Slot]>>,
 }
 
@@ -210,6 +211,7 @@ impl<'a> Types<'a> {
         };
         Some(Known {
             source,
+            is_any_channel: name == "runtime.hchan",
             name,
             size,
             slots: None,
@@ -432,11 +434,18 @@ impl<'a> Types<'a> {
                         open.push((at, format!("{name}[]"), element));
                     }
                 }
-                Parts::Struct(fields) => {
-                    for (at, field, kind) in fields.into_iter().rev() {
-                        open.push((offset.saturating_add(at), below(&field), kind));
+                Parts::Struct(fields) => match self.atomic_pointer(&fields) {
+                    Some((at, to)) => slots.push(Slot {
+                        offset: offset.saturating_add(at),
+                        to,
+                        name: self.names.intern(&name),
+                    }),
+                    None => {
+                        for (at, field, kind) in fields.into_iter().rev() {
+                            open.push((offset.saturating_add(at), below(&field), kind));
+                        }
                     }
-                }
+                },
             }
         }
         slots.sort_by_key(|s| s.offset);
@@ -444,6 +453,37 @@ impl<'a> Types<'a> {
         let slots: Rc<[Slot]> = slots.into();
         self.known[number.0 as usize].slots = Some(slots.clone());
         slots
+    }
+
+    /// Of an `atomic.Pointer[T]`, where its pointer is and what it leads to: a field without
+    /// a size, `[0]*T`, tells the type of what is a plain address otherwise.
+    fn atomic_pointer(&mut self, fields: &[(u64, String, Source)]) -> Option<(u64, Pointee)> {
+        let [(_, first, kind), (_, second, _), (at, last, _)] = fields else {
+            return None;
+        };
+        if first != "_" || second != "_" || last != "v" {
+            return None;
+        }
+        let debug = match *kind {
+            Source::Debug(id) => self.image.debug_types.get(id.0 as usize),
+            Source::Runtime(_) => None,
+        };
+        let runtime = match *kind {
+            Source::Runtime(address) => Some(address),
+            Source::Debug(_) => debug?.runtime,
+        };
+        let read = |address| match Descriptor::read(self.window, address)?.shape(self.window)? {
+            Shape::Array(of, 0) => Some(Source::Runtime(of)),
+            _ => None,
+        };
+        let of = runtime.and_then(read).or_else(|| match debug?.shape {
+            DebugShape::Array(of, 0) => Some(Source::Debug(of)),
+            _ => None,
+        });
+        match self.parts(of?) {
+            Parts::One(to) => Some((*at, to)),
+            _ => None,
+        }
     }
 
     fn parts(&mut self, source: Source) -> Parts {
@@ -554,6 +594,11 @@ impl<'a> Types<'a> {
     /// Whether the compiler made the type for a function value and what it captured.
     pub(crate) fn is_closure(&self, number: TypeNo) -> bool {
         self.known(number).name.starts_with("struct { F uintptr; ")
+    }
+
+    /// Whether it is the runtime's own type of channels, whatever their values are.
+    pub(crate) fn is_any_channel(&self, number: TypeNo) -> bool {
+        self.known(number).is_any_channel
     }
 
     fn is_one_word(&mut self, source: Source) -> bool {

@@ -139,6 +139,12 @@ impl<'a> Typing<'a> {
         {
             return;
         }
+        if form == Form::Value && self.types.is_any_channel(kind) {
+            if !interior {
+                self.channel(node);
+            }
+            return;
+        }
         let (size, header) = self.bytes(node);
         let fits = |bytes: u64| place(bytes.saturating_add(header)) == size;
         let of_type = self.types.size(kind);
@@ -164,6 +170,23 @@ impl<'a> Typing<'a> {
             }
             _ if interior => {}
             _ => self.claim(node, What::Of(form, kind), Trust::Exact),
+        }
+    }
+
+    /// Takes in that the object is a channel, which names the type of its values.
+    pub(crate) fn channel(&mut self, node: u32) {
+        let read = |field: &str| {
+            let offset = self.image.layout.find(field)?;
+            let at = self.addresses.get(node as usize)?.checked_add(offset)?;
+            self.window.u64(at).ok()
+        };
+        let (kind, size) = (read("hchan.elemtype"), read("hchan.elemsize"));
+        let Some(kind) = kind.and_then(|k| self.types.runtime(k)) else {
+            return;
+        };
+        // A number of 16 bits.
+        if size.is_some_and(|s| s & 0xffff == self.types.size(kind)) {
+            self.claim(node, What::Of(Form::Channel, kind), Trust::Exact);
         }
     }
 
