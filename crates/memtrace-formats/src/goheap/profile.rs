@@ -16,6 +16,8 @@ use crate::Error;
 /// Stacks of a heap profile that are read, and calls of one.
 const MAX_BUCKETS: u64 = 1 << 21;
 const MAX_STACK: u64 = 1 << 10;
+/// Calls of all of them.
+const MAX_CALLS: u64 = 1 << 26;
 /// Bytes of `runtime.bucket`; the stack follows, then the record.
 const BUCKET: u64 = 48;
 
@@ -33,7 +35,7 @@ impl Program {
     /// [`Error::NotAGoProgram`] where it is none.
     pub fn read(process: &Process<'_>) -> Result<Self, Error> {
         let window = Window::new(process.memory);
-        let image = Image::read(process.executable, &window, process.regions)?;
+        let (image, _) = Image::read(process.executable, &window, process.regions)?;
         let functions = Functions::read(&window, &image)?;
         Ok(Self { image, functions })
     }
@@ -81,12 +83,17 @@ impl Program {
         building.profile.period_type = building.value_type("space", "bytes");
         let key = building.profile.intern("bytes");
         let mut chain = Chain::new(first, MAX_BUCKETS);
+        let mut calls = 0;
         while let Some(at) = chain.node() {
             let field = |offset: u64| word(at.checked_add(offset)?);
             chain.follow(field(8));
             let (Some(size), Some(count)) = (field(32), field(40)) else {
                 continue;
             };
+            calls += count.min(MAX_STACK);
+            if calls > MAX_CALLS {
+                break;
+            }
             if count > MAX_STACK || size == 0 {
                 continue;
             }
