@@ -64,7 +64,9 @@ pub struct GoroutineReport {
 /// one, counts as held by the runtime.
 ///
 /// Goroutines of the runtime, and those that wait for what was not found
-/// ([`WaitsFor::Elsewhere`], or no object), are never called leaked. Takes
+/// ([`WaitsFor::Elsewhere`], or no object), are never called leaked. Nor is the main goroutine
+/// in a `select` without cases, which is how a program waits for its end; what only it holds
+/// can wake nobody all the same. Takes
 /// O(nodes + edges) time and 4 bytes a node at most.
 #[must_use]
 pub fn goroutine_leaks(graph: &HeapGraph) -> GoroutineReport {
@@ -86,6 +88,7 @@ pub fn goroutine_leaks(graph: &HeapGraph) -> GoroutineReport {
         .map(
             |(i, g)| match (is_blocked(g), by_goroutines[i], by_all[i]) {
                 (false, ..) | (_, true, _) => GoroutineVerdict::Live,
+                _ if is_resting_main(graph, g) => GoroutineVerdict::Live,
                 (_, _, true) => GoroutineVerdict::OnlyGlobals,
                 _ => GoroutineVerdict::Leaked,
             },
@@ -101,6 +104,11 @@ fn is_blocked(g: &Goroutine) -> bool {
             WaitsFor::Objects => !g.waits_on.is_empty(),
             _ => false,
         }
+}
+
+/// Waiting for its end with `select {}`.
+fn is_resting_main(graph: &HeapGraph, g: &Goroutine) -> bool {
+    g.id == 1 && graph.strings.get(g.state) == "select (no cases)"
 }
 
 /// Which blocked goroutines wait on an object, and whose root is whose.
@@ -295,6 +303,15 @@ fn attribute(
     let mut owner = vec![NONE; graph.node_count()];
     let mut total = 0;
     let mut pending: Vec<NodeId> = Vec::new();
+    // What the main goroutine holds at rest is not kept by leaks alone.
+    let main = graph.goroutines.iter().filter(|g| is_resting_main(graph, g));
+    pending.extend(main.map(|g| graph.root_node(g.root)));
+    while let Some(node) = pending.pop() {
+        if !marks.is_marked(node) && owner[node.index()] == NONE {
+            owner[node.index()] = several;
+            pending.extend(links.below(node).iter().chain(links.edges(node)));
+        }
+    }
     for i in 0..groups.len() {
         if groups[i].verdict != GoroutineVerdict::Leaked {
             continue;
@@ -397,6 +414,27 @@ mod tests {
         assert_eq!((leak.goroutines.len(), leak.stack_bytes), (2, 4096));
         assert_eq!((leak.retained, leak.shared), (800 + 16, 0));
         assert_eq!(report.leaked_bytes, 816);
+    }
+
+    #[test]
+    fn the_main_goroutine_may_rest() {
+        let mut s = Sample::default();
+        let chan = s.value("chan int");
+        let (main, frame) = s.goroutine("main.main", &[]);
+        s.root_edge(frame, chan);
+        let (leak, frame) = s.goroutine("main.leak", &[chan]);
+        let own = s.object("own", memtrace_model::HeapKind::Value, 3);
+        s.root_edge(frame, own);
+        s.root_edge(frame, chan);
+        let rests = s.graph().strings.intern("select (no cases)");
+        let g = &mut s.graph().goroutines[main as usize];
+        (g.id, g.state, g.waits_for) = (1, rests, WaitsFor::Nothing);
+        let graph = s.done();
+        let report = goroutine_leaks(&graph);
+        assert_eq!((main, leak), (0, 1));
+        assert_eq!(report.verdicts, [Live, Leaked]);
+        // The channel stays as long as the main goroutine.
+        assert_eq!((report.groups[0].retained, report.leaked_bytes), (24, 24));
     }
 
     #[test]
