@@ -196,9 +196,7 @@ impl Case {
 
     fn run(&self, program: &Path, minor: u32) -> Seen {
         let mut command = Command::new(program);
-        command
-            .arg(&self.name)
-            .env("GODEBUG", "asyncpreemptoff=1");
+        command.arg(&self.name).env("GODEBUG", "asyncpreemptoff=1");
         if !self.is_flaky {
             command.env("GOMAXPROCS", "1");
         }
@@ -249,7 +247,9 @@ impl Go {
     }
 
     fn tests(&self) -> String {
-        let path = self.sources.join("src/runtime/goroutineleakprofile_test.go");
+        let path = self
+            .sources
+            .join("src/runtime/goroutineleakprofile_test.go");
         fs::read_to_string(path).unwrap()
     }
 

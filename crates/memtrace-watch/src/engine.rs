@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use memtrace_analysis::graph::Explanation;
 use memtrace_analysis::leaks;
@@ -10,7 +10,7 @@ use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
 use memtrace_formats::sdk::{Backlog, Events};
 use memtrace_formats::{Warning, pprof};
-use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Profile, Status, Tier, Time};
+use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Profile, Tier, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
@@ -25,6 +25,9 @@ use crate::{program, runtime_calls};
 /// The text form of a heap profile stops the world for its memory statistics:
 /// never more often than this.
 const CALLS_GAP: Duration = Duration::from_secs(60);
+
+/// A copy of the heap is taken for suspicions at most so often.
+const LOOKS_GAP: Duration = Duration::from_secs(60);
 
 /// How long a profile may still be on its way when the watch should end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -187,8 +190,11 @@ struct Life {
     code_read: bool,
     sdk: Sdk,
     notes: Vec<String>,
-    /// What a copy of the heap said of findings, by their ids; nothing where it could not say.
-    explained: HashMap<String, Option<Explanation>>,
+    /// Findings for which a copy of the heap was taken, and when the last one was.
+    looked: HashSet<(String, Tier)>,
+    looked_at: Option<Instant>,
+    /// What the copies said of findings, by their ids.
+    explained: HashMap<String, Explanation>,
 }
 
 impl Life {
@@ -252,6 +258,8 @@ impl Life {
             code_read: false,
             sdk: Sdk::default(),
             notes,
+            looked: HashSet::new(),
+            looked_at: None,
             explained: HashMap::new(),
         })
     }
@@ -412,7 +420,7 @@ impl Life {
             self.sdk.show_keys(scraper, &mut seen).await;
         }
         let mut news = self.ledger.update(seen, at);
-        self.look_inside(&news).await;
+        self.look_inside().await;
         self.explain(&mut news);
         self.tell(news).await;
         let mut findings = self.ledger.open();
@@ -427,28 +435,25 @@ impl Life {
         self.send(Update::Point(point)).await;
     }
 
-    /// Takes a copy of the heap where something is newly called a leak, for what keeps it
-    /// alive. Where the process is not on this machine, or may not be frozen, the finding does
-    /// without.
-    async fn look_inside(&mut self, news: &[Finding]) {
+    /// Takes a copy of the heap where something is newly suspected, and again where it is
+    /// called a leak, for what keeps it alive. Where the process is not on this machine, or
+    /// may not be frozen, the finding does without.
+    async fn look_inside(&mut self) {
         let Some(pid) = self.process.as_ref().map(Process::pid) else {
             return;
         };
-        let leaks = |f: &&Finding| f.tier == Tier::Leaking && f.status == Status::Open;
-        let asked: Vec<Finding> = (news.iter().filter(leaks))
-            .filter(|f| !self.explained.contains_key(&f.id))
-            .cloned()
-            .collect();
-        if asked.is_empty() {
+        let mut asked = self.ledger.open();
+        asked.retain(|f| !self.looked.contains(&(f.id.clone(), f.tier)));
+        let is_leak = asked.iter().any(|f| f.tier == Tier::Leaking);
+        let too_early = self.looked_at.is_some_and(|t| t.elapsed() < LOOKS_GAP);
+        if asked.is_empty() || too_early && !is_leak {
             return;
         }
-        self.explained
-            .extend(asked.iter().map(|f| (f.id.clone(), None)));
+        self.looked_at = Some(Instant::now());
+        self.looked
+            .extend(asked.iter().map(|f| (f.id.clone(), f.tier)));
         match inside::look(pid, asked).await {
-            Ok(all) => {
-                let all = all.into_iter().map(|(id, told)| (id, Some(told)));
-                self.explained.extend(all);
-            }
+            Ok(told) => self.explained.extend(told),
             Err(error) => {
                 let text = format!("what keeps it alive is not known: {error}");
                 self.event(EventKind::Warning { text }).await;
@@ -459,7 +464,7 @@ impl Life {
     /// Adds what a copy of the heap said.
     fn explain(&self, findings: &mut [Finding]) {
         for finding in findings {
-            let Some(Some(told)) = self.explained.get(&finding.id) else {
+            let Some(told) = self.explained.get(&finding.id) else {
                 continue;
             };
             finding.type_name.clone_from(&told.type_name);

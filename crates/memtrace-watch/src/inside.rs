@@ -17,7 +17,7 @@ const MAX_EXECUTABLE: u64 = 4 << 30;
 
 /// Why the inside of a process cannot be seen.
 #[derive(Debug, thiserror::Error)]
-pub enum InsideError {
+pub(crate) enum InsideError {
     /// The process cannot be read.
     #[error(transparent)]
     Process(#[from] FreezeError),

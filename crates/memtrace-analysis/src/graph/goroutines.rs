@@ -304,7 +304,10 @@ fn attribute(
     let mut total = 0;
     let mut pending: Vec<NodeId> = Vec::new();
     // What the main goroutine holds at rest is not kept by leaks alone.
-    let main = graph.goroutines.iter().filter(|g| is_resting_main(graph, g));
+    let main = graph
+        .goroutines
+        .iter()
+        .filter(|g| is_resting_main(graph, g));
     pending.extend(main.map(|g| graph.root_node(g.root)));
     while let Some(node) = pending.pop() {
         if !marks.is_marked(node) && owner[node.index()] == NONE {

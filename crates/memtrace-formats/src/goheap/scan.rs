@@ -249,7 +249,10 @@ impl Reader<'_> {
             return;
         }
         self.batch.hints.push(Hint::Own(node, kind));
-        if let Some(mask) = self.masks.get(&mut self.near, window, kind, value.len() as u64) {
+        if let Some(mask) = self
+            .masks
+            .get(&mut self.near, window, kind, value.len() as u64)
+        {
             let mut last = None;
             mask.each(value.len() as u64, |o| self.pointer(value, o, &mut last));
         }
