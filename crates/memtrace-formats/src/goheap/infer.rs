@@ -77,13 +77,24 @@ struct Candidates {
     of: HashMap<Mask, Vec<What>>,
     /// What stands side by side in arrays: size and the offsets of pointers.
     elements: Vec<(What, u64, Vec<u64>)>,
+    /// The runtime's own types of parts of maps: for those whose map cannot be told.
+    parts: HashMap<Mask, What>,
 }
+
+/// Types of which objects are parts of maps only, with names that do not tell of which.
+const PARTS_OF_MAPS: [&str; 4] = [
+    "internal/runtime/maps.Map",
+    "internal/runtime/maps.table",
+    "runtime.hmap",
+    "runtime.mapextra",
+];
 
 impl Candidates {
     fn of(typing: &mut Typing<'_>, descriptors: &[u64]) -> Self {
         let mut all = Self {
             of: HashMap::new(),
             elements: Vec::new(),
+            parts: HashMap::new(),
         };
         for &address in descriptors {
             let Some(number) = typing.types.runtime(address) else {
@@ -137,8 +148,13 @@ impl Candidates {
         let mut mask = Vec::new();
         offsets.iter().for_each(|&o| set(&mut mask, o));
         let key = (super::typing::place(size), mask);
-        let list = self.of.entry(key).or_default();
         let what = What::Of(form, number);
+        if form == Form::Value && PARTS_OF_MAPS.contains(&typing.types.name(form, number).as_str())
+        {
+            self.parts.insert(key, what);
+            return;
+        }
+        let list = self.of.entry(key).or_default();
         if !list.contains(&what) {
             list.push(what);
         }
@@ -218,7 +234,7 @@ pub(crate) fn infer(
     }
     unknown.sort_unstable();
     for _ in 0..ROUNDS {
-        let mut found = false;
+        let mut found = parts_of_maps(typing, &candidates, &unknown);
         for group in unknown.chunk_by(|a, b| a.0 == b.0) {
             let left: Vec<u32> = group
                 .iter()
@@ -248,6 +264,56 @@ pub(crate) fn infer(
         }
         typing.propagate();
     }
+    for (mask, node) in &unknown {
+        if let Some(&what) = candidates.parts.get(mask) {
+            typing.claim(*node, what, Trust::Inferred);
+        }
+    }
+    typing.propagate();
+}
+
+/// Claims what leads to the entries of maps: tables, then directories, then headers.
+fn parts_of_maps(
+    typing: &mut Typing<'_>,
+    candidates: &Candidates,
+    unknown: &[(Mask, u32)],
+) -> bool {
+    const LEVELS: usize = 3;
+    let mut found = false;
+    for _ in 0..LEVELS {
+        for group in unknown.chunk_by(|a, b| a.0 == b.0) {
+            let fitting = candidates.fitting(&group[0].0);
+            let is_part = |w: &What| !matches!(w, What::Of(Form::Value | Form::Array, _));
+            if !fitting.iter().any(is_part) {
+                continue;
+            }
+            for &(_, node) in group {
+                found |= typing.what(node).is_none() && part_of_map(typing, &fitting, node);
+            }
+        }
+    }
+    found
+}
+
+/// Claims a map's header, table or directory by the entries or tables that it leads to.
+fn part_of_map(typing: &mut Typing<'_>, fitting: &[What], node: u32) -> bool {
+    let leads_to = |of: &mut Typing<'_>| of.targets(node).iter().find_map(|&t| of.what(t));
+    let Some(What::Of(below, map)) = leads_to(typing) else {
+        return false;
+    };
+    let above: &[Form] = match below {
+        Form::MapEntries => &[Form::MapTable, Form::Map],
+        Form::MapTable => &[Form::MapDirectory],
+        Form::MapDirectory => &[Form::Map],
+        _ => return false,
+    };
+    for what in above.iter().map(|&form| What::Of(form, map)) {
+        if fitting.contains(&what) && typing.agreement(node, what).1 == 0 {
+            typing.claim(node, what, Trust::Inferred);
+            return typing.what(node).is_some();
+        }
+    }
+    false
 }
 
 /// The only type that what objects lead to does not speak against; of several, the only one

@@ -212,6 +212,7 @@ fn read_bounded(
     graph.edge_slots = edges.slots;
     roots.finish(&mut graph);
     graph.totals = totals(&window, &image, &spans);
+    graph.collections = collections(&window, &image).unwrap_or(0);
     graph.check().map_err(damaged)?;
     Ok((graph, warnings))
 }
@@ -281,7 +282,7 @@ fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
         window.u64(at.wrapping_add(image.layout.find(field)?)).ok()
     };
     HeapTotals {
-        heap_alloc: None,
+        heap_alloc: heap_alloc(window, image, spans),
         heap_marked: read("gcController", "gcControllerState.heapMarked"),
         spans: spans.bytes,
         stacks: spans.stack_bytes,
@@ -291,6 +292,47 @@ fn totals(window: &Window<'_>, image: &Image, spans: &Spans) -> HeapTotals {
             .and_then(|at| window.u64(at).ok())
             .unwrap_or(0),
     }
+}
+
+/// How many collections had finished (`MemStats.NumGC`), where that can be read.
+fn collections(window: &Window<'_>, image: &Image) -> Option<u32> {
+    let at = image.variable("memstats").ok()?;
+    window
+        .u32(at.wrapping_add(image.layout.find("mstats.numgc")?))
+        .ok()
+}
+
+/// What the runtime would say is allocated (`MemStats.HeapAlloc`): made less freed, of each
+/// size, and what was made in cached spans. Three shards are written in turns; the sum of all
+/// is always whole.
+fn heap_alloc(window: &Window<'_>, image: &Image, spans: &Spans) -> Option<u64> {
+    let layout = &image.layout;
+    let stats = (image.variable("memstats").ok()?)
+        .wrapping_add(layout.find("mstats.heapStats")?)
+        .wrapping_add(layout.find("consistentHeapStats.stats")?);
+    let shard = layout.size("heapStatsDelta").ok()?;
+    let field = |name: &str| layout.find(&format!("heapStatsDelta.{name}"));
+    let (large, small) = (
+        [field("largeAlloc")?, field("largeFree")?],
+        [field("smallAllocCount")?, field("smallFreeCount")?],
+    );
+    // Counts of single shards may be below zero.
+    let mut total = spans.uncounted;
+    for shard in (0..3).map(|i| stats.wrapping_add(shard.wrapping_mul(i))) {
+        for (i, sign) in [1, -1_i64].into_iter().enumerate() {
+            let at = shard.wrapping_add(large[i]);
+            let mut bytes = window.u64(at).ok()?;
+            let counts = shard.wrapping_add(small[i]);
+            // The first class is that of large objects.
+            for (class, size) in (1..).zip(typing::CLASSES) {
+                let count = window.u64(counts.wrapping_add(8 * class)).ok()?;
+                bytes = bytes.wrapping_add(count.wrapping_mul(size));
+            }
+            total = total.wrapping_add(bytes.wrapping_mul(sign as u64));
+        }
+    }
+    // Nonsense where the numbers were not what they were taken for.
+    (total <= spans.bytes).then_some(total)
 }
 
 fn damaged(what: impl Into<String>) -> Error {

@@ -101,6 +101,8 @@ pub(crate) struct Spans {
     /// Bytes of spans with objects, and of those of stacks.
     pub(crate) bytes: u64,
     pub(crate) stack_bytes: u64,
+    /// Bytes of objects that the runtime has made in spans of its caches and not counted yet.
+    pub(crate) uncounted: u64,
 }
 
 impl Spans {
@@ -133,7 +135,7 @@ impl Spans {
             .map_err(lost)?;
         let mut found: Vec<(Span, Bits)> = Vec::new();
         let mut bytes = vec![0; record as usize];
-        let (mut stack_bytes, mut unreadable) = (0_u64, 0_u64);
+        let (mut stack_bytes, mut unreadable, mut uncounted) = (0_u64, 0_u64, 0_u64);
         for pointer in pointers.as_chunks::<8>().0 {
             let address = u64::from_le_bytes(*pointer);
             if window.read(address, &mut bytes).is_err() {
@@ -141,7 +143,10 @@ impl Spans {
                 continue;
             }
             match fields.span(&bytes, generation) {
-                Some(Kind::Objects(span, bits)) => found.push((span, bits)),
+                Some(Kind::Objects(span, bits)) => {
+                    uncounted = uncounted.saturating_add(bits.uncounted);
+                    found.push((span, bits));
+                }
                 Some(Kind::Stack(size)) => stack_bytes = stack_bytes.saturating_add(size),
                 None => {}
             }
@@ -151,7 +156,9 @@ impl Spans {
                 what: format!("{unreadable} of {count} spans could not be read"),
             });
         }
-        Self::build(found, window, stack_bytes, warnings)
+        let mut spans = Self::build(found, window, stack_bytes, warnings)?;
+        spans.uncounted = uncounted;
+        Ok(spans)
     }
 
     fn build(
@@ -354,6 +361,8 @@ struct Bits {
     inline: u64,
     free_index: u32,
     swept: bool,
+    /// Bytes of objects made since a cache took the span; 0 where none has it.
+    uncounted: u64,
 }
 
 enum Kind {
@@ -371,6 +380,8 @@ struct Fields {
     allocated: usize,
     marked: usize,
     sweep_generation: usize,
+    /// Objects now, and before a cache took the span (both 16 bits).
+    counts: (usize, usize),
     class: usize,
     state: usize,
     element_size: usize,
@@ -395,6 +406,7 @@ impl Fields {
             allocated: at("allocBits")?,
             marked: at("gcmarkBits")?,
             sweep_generation: at("sweepgen")?,
+            counts: (at("allocCount")?, at("allocCountBeforeCache")?),
             class: at("spanclass")?,
             state: at("state")?,
             element_size: at("elemsize")?,
@@ -469,6 +481,8 @@ impl Fields {
             first_word: 0,
             words: 0,
         };
+        let since_sweep = generation_of_span.wrapping_sub(generation);
+        let made = number((self.counts.0, true))?.checked_sub(number((self.counts.1, true))?);
         let bits = Bits {
             allocated: word(self.allocated)?,
             marked: word(self.marked)?,
@@ -479,8 +493,11 @@ impl Fields {
             },
             free_index: number(self.free_index)?.min(count) as u32,
             // sweepgen - 2: to be swept; - 1: being swept; + 1: cached before, to be swept.
-            swept: generation_of_span == generation
-                || generation_of_span == generation.wrapping_add(3),
+            swept: matches!(since_sweep, 0 | 3),
+            uncounted: match made {
+                Some(made) if matches!(since_sweep, 1 | 3) => made.saturating_mul(size),
+                _ => 0,
+            },
         };
         Some(Kind::Objects(span, bits))
     }

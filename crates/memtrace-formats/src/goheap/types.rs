@@ -18,7 +18,7 @@ use super::memory::Window;
 pub(crate) struct TypeNo(u32);
 
 /// Pointers of one value that are listed.
-const MAX_SLOTS: usize = 4 << 10;
+const MAX_SLOTS: usize = 8 << 10;
 /// Types within the name of a type that are told with their packages.
 const MAX_NESTED: u32 = 8;
 /// Values within values that are looked at for them.

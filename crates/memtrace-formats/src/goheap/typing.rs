@@ -51,18 +51,18 @@ const LARGE: u64 = 32 << 10;
 const CHECKED: usize = 256;
 /// The sizes that the allocator rounds to (`internal/runtime/gc/sizeclasses.go`, the same in all
 /// releases that are read).
-const CLASSES: [u64; 67] = [
+pub(crate) const CLASSES: [u64; 67] = [
     8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352,
     384, 416, 448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048,
-    2304, 2688, 3072, 3200, 3456, 4096, 4864, 5120, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728,
+    2304, 2688, 3072, 3200, 3456, 4096, 4864, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728,
     10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672,
+    32768,
 ];
 
 /// The place that the allocator gives to an object of so many bytes.
 pub(crate) fn place(bytes: u64) -> u64 {
     match CLASSES.get(CLASSES.partition_point(|&c| c < bytes)) {
         Some(&class) => class,
-        None if bytes <= 32 << 10 => 32 << 10,
         None => bytes.saturating_add(8191) / 8192 * 8192,
     }
 }
@@ -303,6 +303,12 @@ impl<'a> Typing<'a> {
     fn range(&self, node: u32) -> std::ops::Range<usize> {
         let starts = &self.edges.starts;
         starts[node as usize] as usize..starts[node as usize + 1] as usize
+    }
+
+    /// What the pointers of an object lead to.
+    pub(crate) fn targets(&self, node: u32) -> &'a [u32] {
+        let edges: &'a Edges = self.edges;
+        &edges.targets[self.range(node)]
     }
 
     /// Whether the object has pointers only where the type has them.

@@ -473,9 +473,18 @@ fn is_buckets(place: &Place<'_, '_>) -> Option<bool> {
 }
 
 fn is_controller(place: &Place<'_, '_>) -> Option<bool> {
-    let marked = place.field(place.address, "gcControllerState.heapMarked")?;
-    let least = place.field(place.address, "gcControllerState.heapMinimum")?;
-    Some(marked < 1 << 48 && (least < 1 << 48 || least == u64::MAX))
+    let field = |name: &str| place.field(place.address, &format!("gcControllerState.{name}"));
+    let percent = (field("gcPercent")? & 0xffff_ffff) as u32 as i32;
+    let (marked, in_use) = (field("heapMarked")?, field("heapInUse")?);
+    Some(
+        (-1..1 << 20).contains(&percent)
+            && (1..=i64::MAX as u64).contains(&field("memoryLimit")?)
+            && marked < 1 << 48
+            && marked.is_multiple_of(8)
+            && (1..1 << 48).contains(&in_use)
+            && in_use.is_multiple_of(8 << 10)
+            && field("totalFree")? <= field("totalAlloc")?,
+    )
 }
 
 fn is_semaphores(place: &Place<'_, '_>) -> Option<bool> {
