@@ -6,6 +6,7 @@
 mod accuracy;
 mod demo;
 mod fuzz;
+mod goheap_bench;
 mod guard_bench;
 mod harm;
 mod layouts;
@@ -63,10 +64,14 @@ enum Verb {
         /// Folder of a store that `memtrace watch --store` wrote
         store: std::path::PathBuf,
     },
-    /// The Go SDK and a watch of a real service, with every Go from 1.21 to the newest
+    /// The Go SDK, a watch of a real service, and heaps whose truth is known, with every Go
+    /// from 1.21 to the newest
     Matrix {
         /// Only versions that begin with this, such as 1.22
         version: Option<String>,
+        /// Only this part
+        #[arg(long)]
+        part: Option<matrix::Part>,
     },
     /// Write the table by which the runtimes of stripped Go programs are read
     Layouts,
@@ -84,6 +89,12 @@ enum Bench {
     Pprof,
     /// Bytes, reads and kills of the store
     Store,
+    /// Pause and cost of reading a Go heap, beside goref and viewcore
+    Goheap {
+        /// Sizes of the heap, GB
+        #[arg(long, value_delimiter = ',', default_values_t = [0.1, 1.0, 4.0])]
+        gb: Vec<f64>,
+    },
     /// Does watching disturb a 1 kHz control loop?
     Harm {
         /// Pairs of turns, watched and not
@@ -116,6 +127,9 @@ fn main() -> ExitCode {
         Verb::Bench { what: Bench::Pprof } => pprof_bench::run(),
         Verb::Bench { what: Bench::Store } => store_bench::run(),
         Verb::Bench {
+            what: Bench::Goheap { gb },
+        } => goheap_bench::run(&gb),
+        Verb::Bench {
             what:
                 Bench::Harm {
                     pairs,
@@ -127,7 +141,7 @@ fn main() -> ExitCode {
             what: Bench::Guard { rounds, seconds },
         } => guard_bench::run(rounds, seconds),
         Verb::Replay { store } => replay::run(&store),
-        Verb::Matrix { version } => matrix::run_all(version.as_deref()),
+        Verb::Matrix { version, part } => matrix::run_all(version.as_deref(), part),
         Verb::Layouts => layouts::write(),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };

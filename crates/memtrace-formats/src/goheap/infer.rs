@@ -193,6 +193,12 @@ fn offsets(typing: &mut Typing<'_>, form: Form, number: TypeNo) -> Vec<u64> {
     slots.iter().map(|s| s.offset).collect()
 }
 
+/// Objects of one size and mask, and what they may be.
+struct Group {
+    fitting: Vec<What>,
+    nodes: Vec<u32>,
+}
+
 /// Claims types for objects that have none.
 pub(crate) fn infer(
     typing: &mut Typing<'_>,
@@ -233,19 +239,25 @@ pub(crate) fn infer(
         }
     }
     unknown.sort_unstable();
+    let groups: Vec<Group> = unknown
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|group| Group {
+            fitting: candidates.fitting(&group[0].0),
+            nodes: group.iter().map(|u| u.1).collect(),
+        })
+        .collect();
     for _ in 0..ROUNDS {
-        let mut found = parts_of_maps(typing, &candidates, &unknown);
-        for group in unknown.chunk_by(|a, b| a.0 == b.0) {
-            let left: Vec<u32> = group
+        let mut found = parts_of_maps(typing, &groups);
+        for Group { fitting, nodes } in &groups {
+            let left: Vec<u32> = nodes
                 .iter()
-                .map(|u| u.1)
+                .copied()
                 .filter(|&n| typing.what(n).is_none())
                 .collect();
-            if left.is_empty() {
+            if left.is_empty() || fitting.is_empty() {
                 continue;
             }
-            let fitting = candidates.fitting(&group[0].0);
-            if let Some(what) = choose(typing, &fitting, &code.allocated, &left, false) {
+            if let Some(what) = choose(typing, fitting, &code.allocated, &left, false) {
                 found = true;
                 for node in left {
                     typing.claim(node, what, Trust::Inferred);
@@ -253,7 +265,7 @@ pub(crate) fn infer(
                 continue;
             }
             for &node in left.iter().take(MAX_SINGLE) {
-                if let Some(what) = choose(typing, &fitting, &code.allocated, &[node], true) {
+                if let Some(what) = choose(typing, fitting, &code.allocated, &[node], true) {
                     found = true;
                     typing.claim(node, what, Trust::Inferred);
                 }
@@ -273,22 +285,17 @@ pub(crate) fn infer(
 }
 
 /// Claims what leads to the entries of maps: tables, then directories, then headers.
-fn parts_of_maps(
-    typing: &mut Typing<'_>,
-    candidates: &Candidates,
-    unknown: &[(Mask, u32)],
-) -> bool {
+fn parts_of_maps(typing: &mut Typing<'_>, groups: &[Group]) -> bool {
     const LEVELS: usize = 3;
+    let is_part = |w: &What| !matches!(w, What::Of(Form::Value | Form::Array, _));
     let mut found = false;
     for _ in 0..LEVELS {
-        for group in unknown.chunk_by(|a, b| a.0 == b.0) {
-            let fitting = candidates.fitting(&group[0].0);
-            let is_part = |w: &What| !matches!(w, What::Of(Form::Value | Form::Array, _));
+        for Group { fitting, nodes } in groups {
             if !fitting.iter().any(is_part) {
                 continue;
             }
-            for &(_, node) in group {
-                found |= typing.what(node).is_none() && part_of_map(typing, &fitting, node);
+            for &node in nodes {
+                found |= typing.what(node).is_none() && part_of_map(typing, fitting, node);
             }
         }
     }
