@@ -477,13 +477,16 @@ impl HeapGraph {
         let is_stack = |s: HeapStackId| s.index() < self.stacks.len();
         let links: usize = self.goroutines.iter().map(|g| g.waits_on.len()).sum();
         let links = self.edges.len() + self.roots.len() + links;
-        let checks: [(bool, &'static str); 16] = [
+        let words: u64 = self.words.iter().map(|&w| u64::from(w)).sum();
+        let checks: [(bool, &'static str); 17] = [
             (nodes < u32::MAX as usize, "too many nodes"),
             (links < u32::MAX as usize, "too many edges"),
             (
                 self.words.len() == objects,
                 "sizes and objects differ in number",
             ),
+            // What any of them retains is counted in 64 bits, with a sign.
+            (words < 1 << 58, "objects are larger than memory"),
             (
                 self.types.len() == objects,
                 "types and objects differ in number",

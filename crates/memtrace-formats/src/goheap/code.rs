@@ -65,9 +65,11 @@ impl Code {
         if makers.is_empty() || functions.has_link_register() {
             return found;
         }
+        let mut left = MAX_CODE;
         for module in &image.modules {
             let length = module.text.1.saturating_sub(module.text.0);
-            if let Ok(code) = window.bytes(module.text.0, length, MAX_CODE) {
+            if let Ok(code) = window.bytes(module.text.0, length, left) {
+                left -= code.len() as u64;
                 let text = Text {
                     start: module.text.0,
                     code: &code,

@@ -6,6 +6,7 @@
 //! again keeps nothing alive. Variables whose address is taken (stack objects) count only
 //! where a pointer leads to them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -21,8 +22,11 @@ const MAX_WORDS: u32 = 1 << 24;
 const MAX_OBJECTS: u64 = 1 << 16;
 /// What is known of return addresses, for this many of them.
 const MAX_KEPT: usize = 1 << 20;
-/// Pointers of all stacks together.
-const MAX_POINTERS: u64 = 1 << 28;
+/// Words of all stacks together that are looked at, and frames with inlined ones.
+const MAX_ALL_WORDS: u64 = 1 << 32;
+const MAX_ALL_FRAMES: u64 = 1 << 26;
+/// Bytes of masks that are kept.
+const MAX_MASKS: u64 = 512 << 20;
 /// No pointer is below.
 const FIRST_PAGE: u64 = 4096;
 
@@ -84,13 +88,9 @@ struct Bits {
 }
 
 impl Bits {
-    fn ones(&self) -> impl Iterator<Item = u64> {
-        let is_set = |i: &u32| {
-            self.bytes
-                .get(*i as usize / 8)
-                .is_some_and(|b| b >> (i % 8) & 1 == 1)
-        };
-        (0..self.count).filter(is_set).map(u64::from)
+    fn is_set(&self, i: u64) -> bool {
+        let byte = self.bytes.get((i / 8) as usize);
+        byte.is_some_and(|b| b >> (i % 8) & 1 == 1)
     }
 }
 
@@ -165,8 +165,25 @@ pub(super) struct Walker<'a> {
     has_link: bool,
     places: HashMap<(u64, bool), Rc<Place>>,
     maps: HashMap<u64, Rc<Maps>>,
-    /// Pointers that may still be taken.
-    left: u64,
+    /// Bytes of masks that may still be read.
+    masks: Cell<u64>,
+    left: Left,
+}
+
+/// How much more may be done.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    words: u64,
+    frames: u64,
+}
+
+impl Left {
+    /// Takes so many words; fewer where there are no more.
+    fn words(&mut self, wanted: u64) -> u64 {
+        let taken = wanted.min(self.words);
+        self.words -= taken;
+        taken
+    }
 }
 
 /// What a walk found.
@@ -177,6 +194,17 @@ pub(super) struct Walk {
     pub(super) other: Vec<u64>,
     /// Why the rest of the stack could not be told apart, where it could not.
     pub(super) broken: Option<&'static str>,
+    left: Left,
+}
+
+impl Walk {
+    /// Of a stack that cannot be looked at.
+    pub(super) fn lost(why: &'static str) -> Self {
+        Self {
+            broken: Some(why),
+            ..Self::default()
+        }
+    }
 }
 
 /// One physical frame.
@@ -208,14 +236,22 @@ impl<'a> Walker<'a> {
             has_link: functions.has_link_register(),
             places: HashMap::new(),
             maps: HashMap::new(),
-            left: MAX_POINTERS,
+            masks: Cell::new(MAX_MASKS.min(window.size().saturating_add(64 << 20))),
+            left: Left {
+                // Frames lie apart, so that each word is looked at a few times.
+                words: MAX_ALL_WORDS.min((window.size() / 2).saturating_add(1 << 20)),
+                frames: MAX_ALL_FRAMES.min((window.size() / 16).saturating_add(1 << 16)),
+            },
         }
     }
 
     /// The frames of a stack, the leaf first. `held` are pointers of the goroutine outside
     /// its frames: those into the stack keep variables there alive.
     pub(super) fn walk(&mut self, stack: &Stack, entry: &Entry, held: &[u64]) -> Walk {
-        let mut walk = Walk::default();
+        let mut walk = Walk {
+            left: self.left,
+            ..Walk::default()
+        };
         let mut found = Found::default();
         for &pointer in held {
             if stack.holds(pointer) {
@@ -226,28 +262,19 @@ impl<'a> Walker<'a> {
         }
         self.follow(stack, entry, &mut walk, &mut found);
         reach_objects(stack, &mut walk, found);
-        self.count(walk)
+        self.left = walk.left;
+        walk
     }
 
     /// All of a stack as one frame of which nothing is known.
     pub(super) fn whole(&mut self, stack: &Stack, held: Vec<u64>, why: &'static str) -> Walk {
         let mut walk = Walk {
             other: held,
+            left: self.left,
             ..Walk::default()
         };
         rest(stack, stack.from, why, &mut walk);
-        self.count(walk)
-    }
-
-    fn count(&mut self, mut walk: Walk) -> Walk {
-        let count: usize = walk.frames.iter().map(|f| f.pointers.len()).sum();
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => {
-                walk.broken = Some("too many pointers in all stacks");
-                walk.frames.iter_mut().for_each(|f| f.pointers = Vec::new());
-            }
-        }
+        self.left = walk.left;
         walk
     }
 
@@ -311,6 +338,10 @@ impl<'a> Walker<'a> {
                     _ => pc,
                 },
             };
+            let Some(left) = walk.left.frames.checked_sub(place.calls.len() as u64) else {
+                return rest(stack, sp, "too many frames in all stacks", walk);
+            };
+            walk.left.frames = left;
             show(&place, &frame, &mut shown, walk);
             unknown |= matches!(place.role, Role::Injected | Role::KeepsRegisters);
             if unknown {
@@ -408,6 +439,12 @@ impl<'a> Walker<'a> {
         Some(maps)
     }
 
+    /// Takes room for bytes of masks; `None` where there is no more.
+    fn keep(&self, bytes: u64) -> Option<()> {
+        self.masks.set(self.masks.get().checked_sub(bytes)?);
+        Some(())
+    }
+
     /// `runtime.stackmap`: how many maps, bits of each, the maps.
     fn map(&self, func: Func<'_>, which: FuncData, index: i32) -> Map {
         let read = || {
@@ -423,6 +460,7 @@ impl<'a> Walker<'a> {
             }
             let size = u64::from(bits.div_ceil(8));
             let at = address.checked_add(8 + u64::from(index) * size)?;
+            self.keep(size)?;
             let bytes = self.window.bytes(at, size, size).ok()?;
             Some(Bits { count: bits, bytes })
         };
@@ -447,6 +485,7 @@ impl<'a> Walker<'a> {
                 .read_only_data()
                 .checked_add((field(12) as u32).into())?;
             let words = (field(8).unsigned_abs() / 8).min(MAX_WORDS);
+            self.keep(16 + u64::from(words) / 8)?;
             let pointers = if field(8) < 0 {
                 // Up to Go 1.23: long masks are written as a program.
                 run_mask_program(self.window, mask.checked_add(4)?, words)?
@@ -487,7 +526,7 @@ impl<'a> Walker<'a> {
             match &maps.locals {
                 Map::Known(bits) => {
                     let from = frame.top.saturating_sub(u64::from(bits.count) * 8);
-                    take_ones(stack, from, bits, walk, found);
+                    take_ones(stack, from, (frame.sp, frame.top), bits, walk, found);
                 }
                 Map::Unknown => scan_words(stack, frame.sp, frame.top, walk, found),
             }
@@ -496,7 +535,8 @@ impl<'a> Walker<'a> {
         match (place.argument_bytes, &maps.arguments) {
             (Some(0), _) => {}
             (Some(_), Map::Known(bits)) => {
-                take_ones(stack, frame.arguments, bits, walk, found);
+                let all = (frame.arguments, stack.high);
+                take_ones(stack, frame.arguments, all, bits, walk, found);
             }
             (Some(bytes), Map::Unknown) => {
                 let end = frame.arguments.saturating_add(bytes);
@@ -522,7 +562,7 @@ impl<'a> Walker<'a> {
                 continue;
             };
             // Its place is not yet made where it lies below the frame.
-            if at >= frame.sp {
+            if at >= frame.sp && walk.left.words(1) > 0 {
                 found.objects.push((at, object.clone(), number));
             }
         }
@@ -561,7 +601,8 @@ impl<'a> Walker<'a> {
             count: words,
             bytes,
         };
-        take_ones(stack, frame.arguments, &bits, walk, found);
+        let all = (frame.arguments, stack.high);
+        take_ones(stack, frame.arguments, all, &bits, walk, found);
         // Integers, floats, pointers, and which results are pointers.
         let (integers, floats) = if self.has_link { (16, 16) } else { (9, 15) };
         let count = integers + floats + integers;
@@ -617,11 +658,17 @@ fn take(stack: &Stack, slot: u64, value: u64, walk: &mut Walk, found: &mut Found
     }
 }
 
-fn take_ones(stack: &Stack, from: u64, bits: &Bits, walk: &mut Walk, found: &mut Found) {
-    for i in bits.ones() {
-        let Some(slot) = from.checked_add(i * 8) else {
-            return;
-        };
+/// Pointers where a mask that starts at `from` has a bit set, of the words of a range.
+fn take_ones(
+    stack: &Stack,
+    from: u64,
+    (low, high): (u64, u64),
+    bits: &Bits,
+    walk: &mut Walk,
+    found: &mut Found,
+) {
+    for i in within(stack, from, (low, high), bits, &mut walk.left) {
+        let slot = from.saturating_add(8 * i);
         // Words below the stack pointer are not in use, and none is above the stack.
         if let Some(value) = stack.word(slot) {
             take(stack, slot, value, walk, found);
@@ -629,10 +676,29 @@ fn take_ones(stack: &Stack, from: u64, bits: &Bits, walk: &mut Walk, found: &mut
     }
 }
 
+/// The bits that are set of a mask that starts at `from`, of the words of a range in the
+/// stack, as many as may be looked at.
+fn within<'b>(
+    stack: &Stack,
+    from: u64,
+    (low, high): (u64, u64),
+    bits: &'b Bits,
+    left: &mut Left,
+) -> impl Iterator<Item = u64> + use<'b> {
+    let first = low.max(stack.from).saturating_sub(from).div_ceil(8);
+    let end = high.min(stack.high).saturating_sub(from).div_ceil(8);
+    let end = end.min(bits.count.into());
+    let count = left.words(end.saturating_sub(first));
+    (first..first.saturating_add(count)).filter(|&i| bits.is_set(i))
+}
+
 /// All words may be pointers.
 fn scan_words(stack: &Stack, from: u64, to: u64, walk: &mut Walk, found: &mut Found) {
     let mut slot = from.max(stack.from) & !7;
-    while slot < to.min(stack.high) {
+    let to = to.min(stack.high);
+    let wanted = to.saturating_sub(slot).div_ceil(8);
+    let to = slot.saturating_add(8 * walk.left.words(wanted)).min(to);
+    while slot < to {
         if let Some(value) = stack.word(slot) {
             take(stack, slot, value, walk, found);
         }
@@ -666,10 +732,9 @@ fn reach_objects(stack: &Stack, walk: &mut Walk, mut found: Found) {
         if pointer - at >= object.size || std::mem::replace(&mut is_reached[number], true) {
             continue;
         }
-        for i in object.pointers.ones() {
-            let Some(slot) = at.checked_add(i * 8) else {
-                break;
-            };
+        let all = (*at, stack.high);
+        for i in within(stack, *at, all, &object.pointers, &mut walk.left) {
+            let slot = at.saturating_add(8 * i);
             let Some(value) = stack.word(slot) else {
                 continue;
             };
@@ -695,7 +760,11 @@ fn run_mask_program(window: &Window<'_>, address: u64, words: u32) -> Option<Bit
     };
     let mut bits: Vec<bool> = Vec::new();
     let limit = words as usize;
-    while bits.len() < limit {
+    // No part of it needs to say nothing.
+    for _ in 0..=limit {
+        if bits.len() >= limit {
+            break;
+        }
         let code = next()?;
         let mut number = |first: u64| {
             if first != 0 {

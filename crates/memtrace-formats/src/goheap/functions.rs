@@ -3,6 +3,7 @@
 //! `pclntab`). The tables are the same from Go 1.21 to 1.27.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::{Image, Module};
@@ -11,14 +12,16 @@ use crate::Error;
 
 /// Longest name of a function or file that is taken in.
 const MAX_NAME: usize = 4 << 10;
-/// Bytes of one table that are taken in; the largest programs have some 100 MB of all.
-const MAX_TABLE: u64 = 512 << 20;
+/// Bytes of all tables that are taken in; the largest programs have some 100 MB.
+const MAX_TABLES: u64 = 1 << 30;
 /// Bytes from the start of `_func` to its lists of table offsets.
 const HEADER: usize = 44;
 /// Inlined calls within each other that are followed.
 const MAX_INLINED: usize = 1000;
 /// Changes of a value in one function that are followed.
 const MAX_STEPS: usize = 1 << 20;
+/// The same for all questions together.
+const MAX_ALL_STEPS: u64 = 1 << 32;
 /// Names that are kept for the next who asks.
 const MAX_KEPT: usize = 1 << 20;
 
@@ -85,6 +88,8 @@ struct Tables {
     index: Vec<(u32, u32)>,
     /// Least bytes of an instruction.
     quantum: u8,
+    /// Changes of values that have been followed, of all modules.
+    steps: Arc<AtomicU64>,
 }
 
 /// One function.
@@ -105,8 +110,10 @@ impl Functions {
     /// [`Error::NotAGoProgram`] where those of the first module cannot be read.
     pub(crate) fn read(window: &Window<'_>, image: &Image) -> Result<Self, Error> {
         let mut all = Self::default();
+        let steps = Arc::new(AtomicU64::new(0));
+        let mut left = MAX_TABLES.min(window.size().saturating_mul(2));
         for (i, module) in image.modules.iter().enumerate() {
-            match Tables::read(window, module) {
+            match Tables::read(window, module, &mut left, &steps) {
                 Some(tables) => all.modules.push(tables),
                 None if i == 0 => {
                     return Err(super::damaged("the table of functions cannot be read"));
@@ -234,11 +241,19 @@ impl Functions {
 }
 
 impl Tables {
-    fn read(window: &Window<'_>, module: &Module) -> Option<Self> {
-        let table = |(address, count): (u64, u64), size: u64| {
-            window
-                .bytes(address, count.checked_mul(size)?, MAX_TABLE)
-                .ok()
+    /// `left` is how many more bytes may be taken in.
+    fn read(
+        window: &Window<'_>,
+        module: &Module,
+        left: &mut u64,
+        steps: &Arc<AtomicU64>,
+    ) -> Option<Self> {
+        let mut table = |(address, count): (u64, u64), size: u64| {
+            let bytes = window
+                .bytes(address, count.checked_mul(size)?, *left)
+                .ok()?;
+            *left -= bytes.len() as u64;
+            Some(bytes)
         };
         let index = table(module.ftab, 8)?;
         let quantum = window.u8(module.pc_header.checked_add(6)?).ok()?;
@@ -256,8 +271,12 @@ impl Tables {
                 .map_while(|pair| Some((u32_at(pair, 0)?, u32_at(pair, 4)?)))
                 .collect(),
             quantum,
+            steps: Arc::clone(steps),
         };
-        (tables.index.is_sorted_by_key(|&(entry, _)| entry)).then_some(tables)
+        // Each function has a record of its own.
+        let fits = tables.index.len() <= tables.functions.len() / HEADER + 1;
+        let is_sorted = tables.index.is_sorted_by_key(|&(entry, _)| entry);
+        (fits && is_sorted).then_some(tables)
     }
 
     fn at(&self, pc: u64) -> Option<Func<'_>> {
@@ -285,7 +304,19 @@ impl Tables {
         if table == 0 {
             return None;
         }
-        let mut bytes = self.pc.get(table as usize..)?.iter();
+        if self.steps.load(Ordering::Relaxed) > MAX_ALL_STEPS {
+            return None;
+        }
+        let pc = self.pc.get(table as usize..)?;
+        let mut bytes = pc.iter();
+        let value = self.follow(&mut bytes, entry, target);
+        let passed = pc.len() - bytes.len();
+        self.steps.fetch_add(passed as u64, Ordering::Relaxed);
+        value
+    }
+
+    /// The value at an instruction, from the changes of it.
+    fn follow(&self, bytes: &mut std::slice::Iter<'_, u8>, entry: u64, target: u64) -> Option<i32> {
         let mut value = -1i32;
         let mut pc = entry;
         let mut is_first = true;
@@ -293,7 +324,7 @@ impl Tables {
             if pc > target {
                 return Some(value);
             }
-            let delta = varint(&mut bytes)?;
+            let delta = varint(bytes)?;
             if delta == 0 && !is_first {
                 return None;
             }
@@ -301,7 +332,7 @@ impl Tables {
             // Zigzag: the lowest bit is the sign.
             let change = (delta >> 1) as i32 ^ -((delta & 1) as i32);
             value = value.wrapping_add(change);
-            let step = varint(&mut bytes)?;
+            let step = varint(bytes)?;
             if step == 0 {
                 return None;
             }

@@ -29,6 +29,8 @@ const MAX_KEPT: usize = 1 << 16;
 /// Labels of a goroutine, and bytes of each of their strings.
 const MAX_LABELS: usize = 64;
 const MAX_LABEL: u64 = 1 << 10;
+/// Bytes of the labels of all goroutines.
+const MAX_LABEL_BYTES: u64 = 256 << 20;
 
 /// A goroutine that is not dead.
 #[derive(Clone, Debug, Default)]
@@ -243,6 +245,8 @@ struct Reader<'a> {
     /// Bytes of stacks and nodes of lists that may still be read.
     budget: u64,
     nodes: Cell<u64>,
+    /// Bytes of labels that may still be taken.
+    text: Cell<u64>,
     broken: HashMap<&'static str, u64>,
 }
 
@@ -260,7 +264,9 @@ pub(crate) fn read(
         let offsets = Offsets::of(&image.layout, image.version.minor)?;
         let all = image.variable("allgs")?;
         let all = window.slice(all).ok();
-        let all = all.filter(|&(_, count, capacity)| count <= capacity && count <= MAX_GOROUTINES);
+        // Each has a record of its own.
+        let most = MAX_GOROUTINES.min(window.size() / offsets.length.max(8));
+        let all = all.filter(|&(_, count, capacity)| count <= capacity && count <= most);
         let (address, count, _) =
             all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
         Ok((offsets, address, count))
@@ -284,8 +290,10 @@ pub(crate) fn read(
         created: HashMap::new(),
         finalizers_run: status & 2 != 0,
         now_ns,
-        budget: MAX_STACKS,
-        nodes: Cell::new(MAX_NODES),
+        budget: MAX_STACKS.min(window.size()),
+        // A node of a list is in one list, and has 40 bytes at least.
+        nodes: Cell::new(MAX_NODES.min(window.size() / 32)),
+        text: Cell::new(MAX_LABEL_BYTES.min(window.size())),
         broken: HashMap::new(),
     };
     let mut goroutines = Vec::new();
@@ -379,10 +387,7 @@ impl Reader<'_> {
     }
 
     fn walk(&mut self, address: u64, g: &Bytes, status: u32, (low, high): (u64, u64)) -> Walk {
-        let lost = |why| Walk {
-            broken: Some(why),
-            ..Walk::default()
-        };
+        let lost = Walk::lost;
         if status == status::STACK_MOVES {
             return lost("a stack that is being moved");
         }
@@ -745,7 +750,8 @@ impl Reader<'_> {
                 for _ in 0..4 {
                     for slot in 0..8 {
                         // Lower ones stand for free or moved.
-                        if pairs.len() >= wanted || self.window.u8(bucket + slot).ok()? < 5 {
+                        let hash = bucket.checked_add(slot)?;
+                        if pairs.len() >= wanted || self.window.u8(hash).ok()? < 5 {
                             continue;
                         }
                         let key = bucket.checked_add(8 + slot * 16)?;
@@ -766,7 +772,9 @@ impl Reader<'_> {
     fn string(&self, header: u64) -> Option<String> {
         let address = self.window.u64(header).ok()?;
         let length = self.window.u64(header.checked_add(8)?).ok()?;
+        let left = self.text.get().checked_sub(length.min(MAX_LABEL))?;
         let bytes = self.window.bytes(address, length, MAX_LABEL).ok()?;
+        self.text.set(left);
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

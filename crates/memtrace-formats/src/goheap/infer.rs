@@ -25,6 +25,13 @@ const SAMPLE: usize = 64;
 const MAX_TYPES: usize = 1 << 18;
 /// Bytes of descriptors that are searched.
 const MAX_BYTES: u64 = 256 << 20;
+/// Places that look like descriptors at first sight.
+const MAX_TRIES: usize = 4 * MAX_TYPES;
+/// Words of masks of types that are kept, types that share one, and how often it is tried
+/// whether an array has a mask.
+const MAX_MASKS: usize = 16 << 20;
+const MAX_ALIKE: usize = 1 << 10;
+const MAX_BUILT: usize = 1 << 27;
 /// Objects of one mask that are looked at one by one, where they may be of several types.
 const MAX_SINGLE: usize = 1 << 17;
 /// Rounds of inferring and following.
@@ -46,11 +53,13 @@ fn set(mask: &mut Vec<u64>, offset: u64) {
 /// types are.
 pub(crate) fn descriptors(window: &Window<'_>, image: &Image) -> Vec<u64> {
     let mut found = Vec::new();
+    let (mut left, mut tries) = (MAX_BYTES, MAX_TRIES);
     for module in &image.modules {
         let length = module.types.1.saturating_sub(module.types.0);
-        let Ok(bytes) = window.bytes(module.types.0, length, MAX_BYTES) else {
+        let Ok(bytes) = window.bytes(module.types.0, length, left) else {
             continue;
         };
+        left -= bytes.len() as u64;
         for (i, head) in (0_u64..).zip(bytes.as_chunks::<8>().0.windows(3)) {
             let [size, pointers, rest] = [0, 1, 2].map(|w| u64::from_le_bytes(head[w]));
             let kind = (rest >> 56) as u8 & 31;
@@ -60,9 +69,11 @@ pub(crate) fn descriptors(window: &Window<'_>, image: &Image) -> Vec<u64> {
                 || !pointers.is_multiple_of(8)
                 || !(1..=26).contains(&kind)
                 || found.len() >= MAX_TYPES
+                || tries == 0
             {
                 continue;
             }
+            tries -= 1;
             let address = module.types.0 + 8 * i;
             if Descriptor::recognise(window, image, address).is_some() {
                 found.push(address);
@@ -79,6 +90,11 @@ struct Candidates {
     elements: Vec<(What, u64, Vec<u64>)>,
     /// The runtime's own types of parts of maps: for those whose map cannot be told.
     parts: HashMap<Mask, What>,
+    seen: HashSet<What>,
+    /// Words of masks that may still be kept.
+    room: usize,
+    /// Elements that may still be looked at.
+    effort: usize,
 }
 
 /// Types of which objects are parts of maps only, with names that do not tell of which.
@@ -95,6 +111,9 @@ impl Candidates {
             of: HashMap::new(),
             elements: Vec::new(),
             parts: HashMap::new(),
+            seen: HashSet::new(),
+            room: MAX_MASKS,
+            effort: MAX_BUILT,
         };
         for &address in descriptors {
             let Some(number) = typing.types.runtime(address) else {
@@ -120,16 +139,24 @@ impl Candidates {
                 }
             }
         }
-        let mut seen = HashSet::new();
-        all.elements.retain(|e| seen.insert(e.0));
         all
     }
 
     fn side_by_side(&mut self, typing: &mut Typing<'_>, form: Form, number: TypeNo, size: u64) {
-        let offsets = offsets(typing, form, number);
-        if (1..=MAX_SIZE).contains(&size) && !offsets.is_empty() {
-            self.elements.push((What::Of(form, number), size, offsets));
+        let what = What::Of(form, number);
+        if !(1..=MAX_SIZE).contains(&size) || !self.seen.insert(what) {
+            return;
         }
+        let offsets = offsets(typing, form, number);
+        if !offsets.is_empty() && self.take(offsets.len()) {
+            self.elements.push((what, size, offsets));
+        }
+    }
+
+    fn take(&mut self, words: usize) -> bool {
+        let left = self.room.checked_sub(words);
+        self.room = left.unwrap_or(self.room);
+        left.is_some()
     }
 
     fn add(&mut self, typing: &mut Typing<'_>, form: Form, number: TypeNo) {
@@ -147,6 +174,9 @@ impl Candidates {
         }
         let mut mask = Vec::new();
         offsets.iter().for_each(|&o| set(&mut mask, o));
+        if !self.take(mask.len()) {
+            return;
+        }
         let key = (super::typing::place(size), mask);
         let what = What::Of(form, number);
         if form == Form::Value && PARTS_OF_MAPS.contains(&typing.types.name(form, number).as_str())
@@ -155,17 +185,21 @@ impl Candidates {
             return;
         }
         let list = self.of.entry(key).or_default();
-        if !list.contains(&what) {
+        if list.len() < MAX_ALIKE && !list.contains(&what) {
             list.push(what);
         }
     }
 
     /// What objects of this size and mask may be.
-    fn fitting(&self, key: &Mask) -> Vec<What> {
+    fn fitting(&mut self, key: &Mask) -> Vec<What> {
         let (size, mask) = key;
         let mut fitting = self.of.get(key).cloned().unwrap_or_default();
         let pointers: u32 = mask.iter().map(|w| w.count_ones()).sum();
         for (element, bytes, offsets) in &self.elements {
+            if self.effort == 0 {
+                break;
+            }
+            self.effort -= 1;
             // So many elements have that many pointers.
             let count = u64::from(pointers) / offsets.len() as u64;
             let single = matches!(element, What::Of(Form::MapDirectory, _));
@@ -173,6 +207,7 @@ impl Candidates {
                 continue;
             }
             let mut built = Vec::new();
+            self.effort = self.effort.saturating_sub(pointers as usize);
             for i in 0..count {
                 offsets.iter().for_each(|o| set(&mut built, i * bytes + o));
             }
@@ -208,7 +243,7 @@ pub(crate) fn infer(
     descriptors: &[u64],
     spans: &Spans,
 ) {
-    let candidates = Candidates::of(typing, descriptors);
+    let mut candidates = Candidates::of(typing, descriptors);
     let mut unknown: Vec<(Mask, u32)> = Vec::new();
     for span in &spans.list {
         let bits = match span.pointers {
@@ -254,7 +289,7 @@ pub(crate) fn infer(
                 .copied()
                 .filter(|&n| typing.what(n).is_none())
                 .collect();
-            if left.is_empty() || fitting.is_empty() {
+            if left.is_empty() || fitting.is_empty() || typing.effort == 0 {
                 continue;
             }
             if let Some(what) = choose(typing, fitting, &code.allocated, &left, false) {
@@ -265,6 +300,9 @@ pub(crate) fn infer(
                 continue;
             }
             for &node in left.iter().take(MAX_SINGLE) {
+                if typing.effort == 0 {
+                    break;
+                }
                 if let Some(what) = choose(typing, fitting, &code.allocated, &[node], true) {
                     found = true;
                     typing.claim(node, what, Trust::Inferred);
@@ -336,6 +374,9 @@ fn choose(
     let step = (nodes.len() / SAMPLE).max(1);
     let mut left: Vec<(bool, u32, What)> = Vec::new();
     for &what in fitting {
+        if typing.effort == 0 {
+            return None;
+        }
         let (mut agree, mut differ) = (0, 0);
         for &node in nodes.iter().step_by(step) {
             let (a, d) = typing.agreement(node, what);

@@ -83,12 +83,17 @@ pub(crate) fn globals(
     warnings: &mut Vec<Warning>,
 ) -> Vec<Held> {
     let mut held = Vec::new();
+    // Modules lie apart.
+    let mut left = MAX_DATA.min(window.size());
     for module in &image.modules {
         for (range, mask) in [
             (module.data, module.data_mask),
             (module.bss, module.bss_mask),
         ] {
-            let Some(pointers) = pointers(window, image, spans, range, mask) else {
+            let length = range.1.saturating_sub(range.0);
+            let pointers = (length <= left).then(|| pointers(window, image, spans, range, mask));
+            left = left.saturating_sub(length);
+            let Some(pointers) = pointers.flatten() else {
                 warnings.push(Warning::Heap {
                     what: format!("variables at {:#x} could not be read", range.0),
                 });
@@ -157,9 +162,6 @@ fn pointers(
     (mask, bits): (u64, u64),
 ) -> Option<Vec<Pointer>> {
     let length = to.checked_sub(from)?;
-    if length > MAX_DATA {
-        return None;
-    }
     let mask = window
         .bytes(mask, bits.min(length / 8).div_ceil(8), MAX_DATA)
         .ok()?;
@@ -511,6 +513,7 @@ pub(crate) fn specials(
 ) {
     let mut sources = Sources::default();
     let mut stacks: HashMap<u64, HeapStackId> = HashMap::new();
+    let mut finalized: HashSet<u32> = HashSet::new();
     let mut reader = Specials::new(window, image);
     let (finalizer, cleanup) = (
         graph.strings.intern("finalizer"),
@@ -535,6 +538,8 @@ pub(crate) fn specials(
                         stack,
                     });
                 }
+                // An object has one at most.
+                SpecialKind::Finalizer { .. } if !finalized.insert(object.node) => {}
                 SpecialKind::Finalizer { function } => {
                     roots.root(Root {
                         kind: RootKind::Finalizer,

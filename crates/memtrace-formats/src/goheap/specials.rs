@@ -70,7 +70,9 @@ pub(crate) struct Specials<'a> {
     header: u64,
     minor: u32,
     buckets: HashMap<u64, Option<Arc<Bucket>>>,
+    /// Notes that may still be followed, and bytes of buckets that may be read.
     budget: u64,
+    bytes: u64,
 }
 
 /// Numbers of kinds: they move between releases.
@@ -124,7 +126,8 @@ impl<'a> Specials<'a> {
             header: if wide { 24 } else { 16 },
             minor,
             buckets: HashMap::new(),
-            budget: MAX_SPECIALS,
+            budget: MAX_SPECIALS.min(window.size() / 16),
+            bytes: window.size(),
         }
     }
 
@@ -189,6 +192,9 @@ impl<'a> Specials<'a> {
             if count > MAX_STACK {
                 return None;
             }
+            if count * 8 > self.bytes {
+                return None;
+            }
             let start = address.checked_add(BUCKET)?;
             let bytes = self.window.bytes(start, count * 8, MAX_STACK * 8).ok()?;
             let pcs = bytes.chunks_exact(8);
@@ -201,6 +207,9 @@ impl<'a> Specials<'a> {
             }))
         };
         let bucket = read();
+        if let Some(bucket) = &bucket {
+            self.bytes -= 8 * bucket.pcs.len() as u64;
+        }
         self.buckets.insert(address, bucket.clone());
         bucket
     }
@@ -255,7 +264,8 @@ fn collect(
     fields: &[u64],
     pointers: &mut Vec<u64>,
 ) {
-    let mut chain = Chain::new(first, MAX_BLOCKS);
+    // A block has a page of its own.
+    let mut chain = Chain::new(first, MAX_BLOCKS.min(window.size() / 1024));
     while let Some(block) = chain.node() {
         let at = |offset: u64| block.checked_add(offset);
         let Some(used) = at(count).and_then(|a| window.u32(a).ok()) else {

@@ -21,8 +21,14 @@ pub(crate) struct TypeNo(u32);
 const MAX_SLOTS: usize = 8 << 10;
 /// Types within the name of a type that are told with their packages.
 const MAX_NESTED: u32 = 8;
-/// Values within values that are looked at for them.
+/// Values within values that are looked at for them, of one type and of all.
 const MAX_STEPS: usize = 64 << 10;
+const MAX_ALL_STEPS: usize = 16 << 20;
+/// Types of a program.
+const MAX_TYPES: usize = 1 << 20;
+/// Bytes of the name of a field with those around it, and of all names.
+const MAX_NAME: usize = 512;
+const MAX_NAMES: usize = 256 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
@@ -119,6 +125,11 @@ pub(crate) struct Types<'a> {
     maps: HashMap<TypeNo, TypeNo>,
     /// The slots that a form adds to those of its type.
     fixed: Fixed,
+    /// What interfaces with the types that were met hold.
+    held: HashMap<TypeNo, Pointee>,
+    /// Values within values that may still be looked at, and bytes of names that may be kept.
+    steps: usize,
+    text: usize,
 }
 
 /// Offsets in the runtime's own structures.
@@ -160,6 +171,9 @@ impl<'a> Types<'a> {
             names: memtrace_model::Strings::default(),
             maps: HashMap::new(),
             fixed,
+            held: HashMap::new(),
+            steps: MAX_ALL_STEPS,
+            text: MAX_NAMES,
         }
     }
 
@@ -189,7 +203,16 @@ impl<'a> Types<'a> {
         if let Some(&number) = self.numbers.get(&source) {
             return number;
         }
-        let number = self.load(source).map(|known| {
+        let known = if self.known.len() < MAX_TYPES {
+            self.load(source)
+        } else {
+            None
+        };
+        let number = known.map(|mut known| {
+            match self.text.checked_sub(known.name.len()) {
+                Some(left) => self.text = left,
+                None => known.name = String::new(),
+            }
             self.known.push(known);
             TypeNo(self.known.len() as u32 - 1)
         });
@@ -404,12 +427,15 @@ impl<'a> Types<'a> {
         let mut steps = 0;
         while let Some((offset, name, source)) = open.pop() {
             steps += 1;
-            if steps > MAX_STEPS || slots.len() >= MAX_SLOTS {
+            if steps + open.len() > MAX_STEPS || slots.len() >= MAX_SLOTS || self.steps == 0 {
                 break;
             }
+            self.steps -= 1;
             let below = |field: &str| match (name.as_str(), field) {
                 ("", field) => field.to_owned(),
-                (name, "") => name.to_owned(),
+                (name, field) if field.is_empty() || name.len() + field.len() > MAX_NAME => {
+                    name.to_owned()
+                }
                 (name, field) => format!("{name}.{field}"),
             };
             match self.parts(source) {
@@ -417,21 +443,26 @@ impl<'a> Types<'a> {
                 Parts::One(to) => slots.push(Slot {
                     offset,
                     to,
-                    name: self.names.intern(&name),
+                    name: self.field_name(&name),
                 }),
                 Parts::Interface => slots.push(Slot {
                     offset: offset.saturating_add(8),
                     to: Pointee::Interface,
-                    name: self.names.intern(&name),
+                    name: self.field_name(&name),
                 }),
                 Parts::Array(element, count) => {
                     let Some(size) = self.number(element).map(|t| self.size(t)) else {
                         continue;
                     };
+                    let name = if name.len() < MAX_NAME {
+                        format!("{name}[]")
+                    } else {
+                        name
+                    };
                     // From the end, so that the first is looked at first.
                     for i in (0..count.min(MAX_SLOTS as u64)).rev() {
                         let at = offset.saturating_add(i.saturating_mul(size));
-                        open.push((at, format!("{name}[]"), element));
+                        open.push((at, name.clone(), element));
                     }
                 }
                 Parts::Struct(fields) => match self.atomic_pointer(&fields) {
@@ -484,6 +515,17 @@ impl<'a> Types<'a> {
             Parts::One(to) => Some((*at, to)),
             _ => None,
         }
+    }
+
+    fn field_name(&mut self, name: &str) -> u32 {
+        if let Some(known) = self.names.find(name) {
+            return known;
+        }
+        match self.text.checked_sub(name.len()) {
+            Some(left) => self.text = left,
+            None => return 0,
+        }
+        self.names.intern(name)
     }
 
     fn parts(&mut self, source: Source) -> Parts {
@@ -563,6 +605,15 @@ impl<'a> Types<'a> {
     /// What the data word of an interface that holds this type leads to: pointers are held
     /// as they are, other values by a pointer to a copy.
     pub(crate) fn held_by_interface(&mut self, number: TypeNo) -> Pointee {
+        if let Some(&known) = self.held.get(&number) {
+            return known;
+        }
+        let to = self.work_out_held(number);
+        self.held.insert(number, to);
+        to
+    }
+
+    fn work_out_held(&mut self, number: TypeNo) -> Pointee {
         let mut source = self.known(number).source;
         for _ in 0..16 {
             match self.parts(source) {

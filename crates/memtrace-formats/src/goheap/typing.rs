@@ -47,6 +47,8 @@ pub(crate) enum What {
 
 /// Bytes of arrays of which it is told how much is used.
 const LARGE: u64 = 32 << 10;
+/// Pointers that are looked at to infer types, in all.
+const MAX_EFFORT: usize = 1 << 29;
 /// Pointers of an object that are looked at when a claim is checked.
 const CHECKED: usize = 256;
 /// The sizes that the allocator rounds to (`internal/runtime/gc/sizeclasses.go`, the same in all
@@ -94,6 +96,8 @@ pub(crate) struct Typing<'a> {
     used: HashMap<u32, u64>,
     /// Length and capacity of the longest slice of large arrays.
     slices: HashMap<u32, (u64, u64)>,
+    /// Pointers that may still be looked at to infer types.
+    pub(crate) effort: usize,
 }
 
 impl<'a> Typing<'a> {
@@ -120,6 +124,7 @@ impl<'a> Typing<'a> {
             maps: Vec::new(),
             used: HashMap::new(),
             slices: HashMap::new(),
+            effort: MAX_EFFORT,
         }
     }
 
@@ -384,25 +389,30 @@ impl<'a> Typing<'a> {
 
     /// How full maps are, ascending by node.
     fn map_uses(&self) -> Vec<MapUse> {
-        let mut uses: Vec<MapUse> = (self.used.iter())
-            .map(|(&node, &used)| MapUse {
-                node: NodeId(node),
-                used,
-                capacity: self.map_capacity(node),
-            })
-            .collect();
-        uses.sort_unstable_by_key(|u| u.node);
-        uses
+        let mut left = self.edges.targets.len().saturating_mul(2);
+        let mut maps: Vec<(u32, u64)> = self.used.iter().map(|(&n, &used)| (n, used)).collect();
+        maps.sort_unstable();
+        let uses = maps.into_iter().map(|(node, used)| MapUse {
+            node: NodeId(node),
+            used,
+            capacity: self.map_capacity(node, &mut left),
+        });
+        uses.collect()
     }
 
-    /// Entries that all buckets or groups of a map have room for.
-    fn map_capacity(&self, map: u32) -> u64 {
+    /// Entries that all buckets or groups of a map have room for; 0 once more edges were
+    /// followed than there are (`left`): maps share nothing.
+    fn map_capacity(&self, map: u32, left: &mut usize) -> u64 {
         /// Entries of a bucket, and of a group.
         const ENTRIES: u64 = 8;
         let mut capacity = 0;
         let (mut open, mut seen) = (vec![map], HashSet::new());
         while let Some(node) = open.pop() {
             for &target in &self.edges.targets[self.range(node)] {
+                match left.checked_sub(1) {
+                    Some(less) => *left = less,
+                    None => return 0,
+                }
                 let Some(entry) = self.entry(target) else {
                     continue;
                 };
@@ -484,6 +494,8 @@ impl<'a> Typing<'a> {
     /// How many pointers of an object lead to what this type says, and how many to something
     /// else.
     pub(crate) fn agreement(&mut self, node: u32, what: What) -> (u32, u32) {
+        let looked_at = self.range(node).len().min(CHECKED) + 1;
+        self.effort = self.effort.saturating_sub(looked_at);
         let number = self.number(what, true);
         let (mut agree, mut differ) = (0, 0);
         for edge in self.range(node).take(CHECKED) {

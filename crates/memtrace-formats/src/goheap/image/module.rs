@@ -46,7 +46,7 @@ pub(super) fn find(
     };
     let wanted = table.wrapping_add(bias).to_le_bytes();
     for segment in elf.segments().filter(|s| s.rwx[1]) {
-        let start = segment.address.wrapping_add(bias).next_multiple_of(8);
+        let start = segment.address.wrapping_add(bias).wrapping_add(7) & !7;
         let Ok(data) = memory.bytes(start, segment.size.saturating_sub(8), MAX_DATA) else {
             continue;
         };
