@@ -11,7 +11,9 @@ use std::process::Command;
 
 use crate::tools::{Outcome, cargo, output, root, run as run_command, target_dir};
 
-const TARGETS: [&str; 5] = ["pprof", "text", "folded", "goexe", "sdk"];
+const TARGETS: [&str; 7] = [
+    "pprof", "text", "folded", "goexe", "sdk", "goheap", "mtsnap",
+];
 
 const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -35,6 +37,36 @@ const FORMS: &str = "goroutine profile: total 5\n4 @ 0x47e30e 0x4dee39\n\
     0x40000-0x80000 /path/binary (@FF00) abc123456\n\n\
     heap profile: 1: 2 [3: 4] @ heap/8\n1: 2 [3: 4] @ 0x5\n# runtime.MemStats\n\
     # Alloc = 5\n# Stack = 3 / 4\n# PauseNs = [1 2 0]\n# GCCPUFraction = 0.5\n";
+
+/// The columns of a small snapshot: two objects, a variable, a goroutine with a frame.
+const COLUMNS: [(u8, u8, &[u8]); 17] = [
+    (0, 1, &[0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0]),
+    (1, 2, &[1, b'a', 1, b'b']),
+    (2, 2, &[0, 1, 0, 1]),
+    (3, 1, &[1, 1, 0, 1]),
+    (4, 1, &[1, 2, 5]),
+    (5, 1, &[1, 0]),
+    (6, 3, &[0, 1, 0, 0, 1, 2, 0, 0, 2, 1, 2, 3]),
+    (7, 2, &[2, 2]),
+    (8, 2, &[0x80, 4, 0]),
+    (9, 2, &[0, 0]),
+    (10, 1, &[2]),
+    (11, 5, &[1, 0, 1, 0, 1]),
+    (12, 3, &[2, 3, 7]),
+    (13, 3, &[0, 0, 0]),
+    (16, 1, &[1, 1, 2, 1, 1, 1, 0, 0, 1, 8, 0]),
+    (17, 1, &[1, 1, 100]),
+    (18, 1, &[1, 1, 2, 0]),
+];
+
+/// In the form that the target takes: column, items, bytes.
+fn snapshot() -> Vec<u8> {
+    let blocks = COLUMNS.iter().flat_map(|&(column, items, bytes)| {
+        let head = [column, items, 0, bytes.len() as u8, 0];
+        head.into_iter().chain(bytes.iter().copied())
+    });
+    blocks.collect()
+}
 
 /// Runs each target for `seconds`. Fails with the name of the input that crashed one.
 pub(crate) fn run(seconds: u64) -> Outcome {
@@ -108,6 +140,15 @@ fn write_seeds(target: &str, folder: &Path) -> Outcome {
         let seed = root().join("crates/memtrace-formats/tests/fixtures/tiny.goexe");
         let bytes = std::fs::read(&seed).map_err(|e| format!("{}: {e}", seed.display()))?;
         return write("seed".as_ref(), &bytes);
+    }
+    if target == "goheap" {
+        // The truth; one lie; lies everywhere in a region, unreadable pages.
+        write("truth".as_ref(), &[0; 4])?;
+        write("one".as_ref(), &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
+        return write("many".as_ref(), &[0x17, 9, 0x17, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+    if target == "mtsnap" {
+        return write("seed".as_ref(), &snapshot());
     }
     if target == "sdk" {
         write("stacks".as_ref(), b"xD1bay\nxD0a\n1b2c\nD1")?;

@@ -122,7 +122,7 @@ fn bloated_maps(heap: Heap<'_>, min_bytes: u64, options: SuspectOptions) -> Vec<
                 pending.extend(tree.children(node));
             }
         }
-        let empty = (map.capacity - map.used) as f64 / map.capacity as f64;
+        let empty = map.capacity.saturating_sub(map.used) as f64 / map.capacity as f64;
         let wasted = (tables as f64 * empty) as u64;
         (wasted >= min_bytes).then(|| BloatedMap {
             map,

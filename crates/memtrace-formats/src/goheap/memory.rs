@@ -94,8 +94,8 @@ pub(crate) struct Bounded<'m> {
 impl<'m> Bounded<'m> {
     /// How often the whole memory may be read, and how many bytes besides. A sound process is
     /// read a few times over, in windows for the larger part.
-    const TIMES: u64 = 128;
-    const BESIDES: u64 = 16 << 30;
+    const TIMES: u64 = 64;
+    const BESIDES: u64 = 4 << 30;
 
     pub(crate) fn new(memory: &'m dyn Memory, regions: &[Region]) -> Self {
         let mut known: Vec<(u64, u64)> = (regions.iter())
