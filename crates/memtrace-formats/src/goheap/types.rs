@@ -21,6 +21,8 @@ pub(crate) struct TypeNo(u32);
 const MAX_SLOTS: usize = 8 << 10;
 /// Types within the name of a type that are told with their packages.
 const MAX_NESTED: u32 = 8;
+/// Packages that have the trie that `sync.Map` is since Go 1.24, and `unique` before.
+const TRIES: [&str; 2] = ["internal/sync.", "internal/concurrent."];
 /// Values within values that are looked at for them, of one type and of all.
 const MAX_STEPS: usize = 64 << 10;
 const MAX_ALL_STEPS: usize = 16 << 20;
@@ -83,6 +85,9 @@ pub(crate) enum Pointee {
     Interface,
     /// A map's groups or the list of its tables: its header says which.
     Directory(TypeNo),
+    /// A node of the map with that type of nodes that `sync.Map` is: its first byte says
+    /// whether it is an entry.
+    TrieNode(TypeNo),
     Unknown,
 }
 
@@ -123,6 +128,9 @@ pub(crate) struct Types<'a> {
     pub(crate) names: memtrace_model::Strings,
     /// The map whose entries a type of buckets or groups holds.
     maps: HashMap<TypeNo, TypeNo>,
+    /// Descriptors of types, and (once asked for) the parts of tries by their names.
+    descriptors: Vec<u64>,
+    trie_parts: Option<HashMap<String, Source>>,
     /// The slots that a form adds to those of its type.
     fixed: Fixed,
     /// What interfaces with the types that were met hold.
@@ -170,6 +178,8 @@ impl<'a> Types<'a> {
             numbers: HashMap::new(),
             names: memtrace_model::Strings::default(),
             maps: HashMap::new(),
+            descriptors: Vec::new(),
+            trie_parts: None,
             fixed,
             held: HashMap::new(),
             steps: MAX_ALL_STEPS,
@@ -303,6 +313,7 @@ impl<'a> Types<'a> {
 
     /// Learns whose entries buckets and groups are.
     pub(crate) fn know_maps(&mut self, descriptors: &[u64]) {
+        self.descriptors = descriptors.to_vec();
         for &address in descriptors {
             let is_map = Descriptor::read(self.window, address)
                 .and_then(|d| d.shape(self.window))
@@ -469,7 +480,7 @@ impl<'a> Types<'a> {
                     Some((at, to)) => slots.push(Slot {
                         offset: offset.saturating_add(at),
                         to,
-                        name: self.names.intern(&name),
+                        name: self.field_name(&name),
                     }),
                     None => {
                         for (at, field, kind) in fields.into_iter().rev() {
@@ -512,6 +523,9 @@ impl<'a> Types<'a> {
             _ => None,
         });
         match self.parts(of?) {
+            Parts::One(Pointee::Object(Form::Value, node)) if self.trie_names(node).is_some() => {
+                Some((*at, Pointee::TrieNode(node)))
+            }
             Parts::One(to) => Some((*at, to)),
             _ => None,
         }
@@ -526,6 +540,37 @@ impl<'a> Types<'a> {
             None => return 0,
         }
         self.names.intern(name)
+    }
+
+    /// Of the type of a trie's nodes, the names of its inner nodes and of its entries.
+    fn trie_names(&self, node: TypeNo) -> Option<[String; 2]> {
+        let name = &self.known(node).name;
+        let package = TRIES.into_iter().find(|p| name.starts_with(p))?;
+        let of = name.strip_prefix(package)?.strip_prefix("node[")?;
+        Some(["indirect", "entry"].map(|part| format!("{package}{part}[{of}")))
+    }
+
+    /// The type of a trie's inner node or entry, by that of its nodes.
+    pub(crate) fn trie_part(&mut self, node: TypeNo, is_entry: bool) -> Option<TypeNo> {
+        let name = &self.trie_names(node)?[usize::from(is_entry)];
+        let (window, image) = (self.window, self.image);
+        let parts = self.trie_parts.get_or_insert_with(|| {
+            let is_part = |name: &str| TRIES.iter().any(|p| name.starts_with(p));
+            let debug = (0..).zip(&image.debug_types).map(|(id, kind)| {
+                let source = Source::Debug(DebugTypeId(id));
+                (kind.name.clone(), source)
+            });
+            let own = self.descriptors.iter().filter_map(|&address| {
+                let descriptor = Descriptor::read(window, address)?;
+                matches!(descriptor.shape(window), Some(Shape::Struct(_))).then(|| {
+                    let name = descriptor.name(window, image);
+                    (name, Source::Runtime(address))
+                })
+            });
+            debug.chain(own).filter(|(n, _)| is_part(n)).collect()
+        });
+        let source = *parts.get(name)?;
+        self.number(source)
     }
 
     fn parts(&mut self, source: Source) -> Parts {

@@ -130,8 +130,10 @@ impl<'a> Typing<'a> {
 
     /// Takes in what a pointer leads to.
     pub(crate) fn pointer(&mut self, node: u32, to: Pointee, interior: bool) {
-        let Pointee::Object(form, kind) = to else {
-            return;
+        let (form, kind) = match to {
+            Pointee::Object(form, kind) => (form, kind),
+            Pointee::TrieNode(kind) if !interior => return self.trie_node(node, kind),
+            _ => return,
         };
         let most = match form {
             Form::Array | Form::Text => Trust::Elements,
@@ -175,6 +177,22 @@ impl<'a> Typing<'a> {
             }
             _ if interior => {}
             _ => self.claim(node, What::Of(form, kind), Trust::Exact),
+        }
+    }
+
+    /// Takes in that the object is an inner node or an entry of a trie.
+    fn trie_node(&mut self, node: u32, kind: TypeNo) {
+        let known = self.trust.get(node as usize);
+        if known.is_none_or(|&known| known >= Trust::Exact) {
+            return;
+        }
+        let at = self.addresses[node as usize].wrapping_add(self.bytes(node).1);
+        let part = match self.window.u8(at) {
+            Ok(is_entry @ 0..=1) => self.types.trie_part(kind, is_entry == 1),
+            _ => None,
+        };
+        if let Some(part) = part {
+            self.pointer(node, Pointee::Object(Form::Value, part), false);
         }
     }
 

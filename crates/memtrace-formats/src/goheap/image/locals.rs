@@ -298,7 +298,7 @@ impl<'d> Reader<'_, 'd> {
         };
         let mut found = Vec::new();
         let mut add = |places: &[u64], expression| {
-            let (pieces, is_behind) = pieces(self.unit, expression);
+            let (pieces, is_behind) = pieces_of(self.unit.encoding(), expression);
             if pieces.is_empty() || !self.step(places.len()) {
                 return;
             }
@@ -332,8 +332,8 @@ impl<'d> Reader<'_, 'd> {
 
 /// The parts of a variable that are in the frame, and whether it is a pointer to the
 /// variable that is there. What is in registers or has no place is left out.
-fn pieces(unit: &Unit<'_>, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bool) {
-    let mut operations = expression.operations(unit.encoding());
+fn pieces_of(encoding: gimli::Encoding, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bool) {
+    let mut operations = expression.operations(encoding);
     let mut pieces = Vec::new();
     // Where the next piece is, a number to add to it, whether all that led to it was known.
     let (mut at, mut pending, mut is_known) = (None, None, true);
@@ -343,7 +343,7 @@ fn pieces(unit: &Unit<'_>, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bo
             Ok(Some(operation)) => operation,
             Ok(None) => {
                 let size = if is_behind { 8 } else { u64::MAX };
-                let at = at.filter(|_| is_whole && is_known);
+                let at = at.filter(|_| is_whole && is_known && pending.is_none());
                 pieces.extend(at.map(|at| Piece { at, offset, size }));
                 return (pieces, is_behind);
             }
@@ -356,6 +356,9 @@ fn pieces(unit: &Unit<'_>, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bo
                 at = at.and_then(|a| a.checked_add_unsigned(value));
             }
             Operation::SignedConstant { value } if at.is_some() => pending = Some(value),
+            Operation::UnsignedConstant { value } if at.is_some() => {
+                pending = i64::try_from(value).ok();
+            }
             Operation::Plus => {
                 at = at.and_then(|a| a.checked_add(pending.take()?));
             }
@@ -365,7 +368,7 @@ fn pieces(unit: &Unit<'_>, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bo
                 bit_offset: None | Some(0),
             } if !is_behind && size_in_bits % 8 == 0 => {
                 let size = size_in_bits / 8;
-                let place = at.take().filter(|_| is_known);
+                let place = at.take().filter(|_| is_known && pending.is_none());
                 pieces.extend(place.map(|at| Piece { at, offset, size }));
                 (pending, is_known) = (None, true);
                 let Some(next) = offset.checked_add(size) else {
@@ -378,4 +381,74 @@ fn pieces(unit: &Unit<'_>, expression: Expression<Slice<'_>>) -> (Vec<Piece>, bo
         }
     }
     (Vec::new(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use gimli::constants::{
+        DW_OP_call_frame_cfa, DW_OP_consts, DW_OP_deref, DW_OP_fbreg, DW_OP_lit0, DW_OP_piece,
+        DW_OP_plus, DW_OP_reg0, DW_OP_stack_value,
+    };
+    use gimli::{EndianSlice, LittleEndian};
+
+    use super::{Piece, pieces_of};
+
+    const ENCODING: gimli::Encoding = gimli::Encoding {
+        format: gimli::Format::Dwarf32,
+        version: 5,
+        address_size: 8,
+    };
+
+    fn told(bytes: &[u8]) -> (Vec<(i64, u64, u64)>, bool) {
+        let expression = gimli::Expression(EndianSlice::new(bytes, LittleEndian));
+        let (pieces, is_behind) = pieces_of(ENCODING, expression);
+        let told = |p: &Piece| (p.at, p.offset, p.size);
+        (pieces.iter().map(told).collect(), is_behind)
+    }
+
+    #[test]
+    fn a_variable_in_one_place() {
+        let whole = |at| (vec![(at, 0, u64::MAX)], false);
+        assert_eq!(told(&[DW_OP_fbreg.0, 0x78]), whole(-8));
+        assert_eq!(told(&[DW_OP_call_frame_cfa.0]), whole(0));
+        let sum = [DW_OP_call_frame_cfa.0, DW_OP_consts.0, 0x70, DW_OP_plus.0];
+        assert_eq!(told(&sum), whole(-16));
+    }
+
+    #[test]
+    fn a_variable_in_pieces_some_of_which_are_elsewhere() {
+        let slice = [
+            [DW_OP_fbreg.0, 0x70, DW_OP_piece.0, 8].as_slice(),
+            &[DW_OP_reg0.0, DW_OP_piece.0, 8],
+            &[DW_OP_lit0.0, DW_OP_stack_value.0, DW_OP_piece.0, 8],
+            &[DW_OP_piece.0, 8],
+            &[DW_OP_fbreg.0, 0x10, DW_OP_piece.0, 16],
+        ];
+        let expected = (vec![(-16, 0, 8), (16, 32, 16)], false);
+        assert_eq!(told(&slice.concat()), expected);
+    }
+
+    #[test]
+    fn a_pointer_to_a_variable() {
+        let escaped = [DW_OP_fbreg.0, 0x70, DW_OP_deref.0];
+        assert_eq!(told(&escaped), (vec![(-16, 0, 8)], true));
+    }
+
+    #[test]
+    fn what_is_not_understood_has_no_place() {
+        for bytes in [
+            &[][..],
+            &[DW_OP_reg0.0],
+            &[DW_OP_fbreg.0],
+            &[DW_OP_fbreg.0, 0x70, DW_OP_stack_value.0],
+            &[DW_OP_fbreg.0, 0x70, DW_OP_lit0.0],
+            &[DW_OP_fbreg.0, 0x70, DW_OP_deref.0, DW_OP_deref.0],
+            &[0xff; 64],
+        ] {
+            assert!(told(bytes).0.is_empty(), "{bytes:?}");
+        }
+        // As many pieces as bytes allow are too many.
+        let endless = [DW_OP_fbreg.0, 0x70, DW_OP_piece.0, 8].repeat(1 << 16);
+        assert!(told(&endless).0.is_empty());
+    }
 }
