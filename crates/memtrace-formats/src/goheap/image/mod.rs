@@ -150,7 +150,7 @@ pub(crate) struct Image {
     pub(crate) variables: HashMap<String, u64>,
     /// What is added to where the debug information says that a runtime's type is; `None`
     /// where that is not known.
-    type_base: Option<u64>,
+    pub(super) type_base: Option<u64>,
     /// What a person should know about how the program was read.
     pub(crate) notes: Vec<String>,
 }
