@@ -154,7 +154,7 @@ async fn late(end: Option<tokio::time::Instant>) {
 /// How a target is read.
 enum Means {
     /// By its endpoint.
-    Endpoint(Scraper),
+    Endpoint(Box<Scraper>),
     /// From its memory.
     Inside(Inside),
 }
@@ -214,7 +214,7 @@ impl Life {
                         text: name.to_owned(),
                     })?;
                 let scraper = Scraper::new(endpoint, plan.access.clone())?;
-                (place, Means::Endpoint(scraper))
+                (place, Means::Endpoint(Box::new(scraper)))
             }
             // Without an endpoint, a Go process may still be read from outside.
             Err(error) => {
@@ -581,7 +581,7 @@ impl Life {
             && endpoint != *known.endpoint()
             && let Ok(scraper) = Scraper::new(endpoint, self.plan.access.clone())
         {
-            self.means = Means::Endpoint(scraper);
+            self.means = Means::Endpoint(Box::new(scraper));
         }
         if let Some(process) = &self.process {
             let (started, pid) = (process.started(), process.pid());

@@ -7,6 +7,8 @@ use crate::leaks;
 
 /// Sampled objects that are followed upwards.
 const FOLLOWED: usize = 4 << 10;
+/// Of these, so many up to their roots.
+const CLIMBED: usize = 256;
 /// What keeps at least this share of them is what keeps them.
 const MOST: f64 = 0.8;
 
@@ -123,12 +125,47 @@ fn objects(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
             root_words(graph, keeper),
             100.0 * share
         ));
+    } else if let Some((words, count, retained)) = roots_alike(heap, &nodes) {
+        explanation.retained_bytes = Some(retained);
+        explanation.evidence.push(format!(
+            "{count} × {words} keep {retained} bytes alive, each its own"
+        ));
     } else {
         explanation.evidence.push(
             "no single object or variable keeps it: at least two lead to most of it".to_owned(),
         );
     }
     Some(explanation)
+}
+
+/// Roots with the same words (goroutines of one function) that together dominate most of the
+/// nodes: the words, how many there are, and the bytes that they retain.
+fn roots_alike(heap: Heap<'_>, nodes: &[NodeId]) -> Option<(String, usize, u64)> {
+    let graph = heap.graph;
+    let step = nodes.len().div_ceil(CLIMBED).max(1);
+    let (mut sums, mut climbed) = (HashMap::<u32, u32>::new(), 0);
+    for &node in nodes.iter().step_by(step) {
+        climbed += 1;
+        let top = heap.dominators.path(node).into_iter().next();
+        if let Some(root) = top.and_then(|top| graph.root(top)) {
+            *sums.entry(root.name).or_default() += 1;
+        }
+    }
+    let (name, count) = sums
+        .into_iter()
+        .max_by_key(|&(name, count)| (count, name))?;
+    if f64::from(count) < MOST * f64::from(climbed) {
+        return None;
+    }
+    let alike: Vec<NodeId> = (0..graph.roots.len() as u32)
+        .filter(|&r| {
+            let root = &graph.roots[r as usize];
+            root.name == name && root.parent.is_none()
+        })
+        .map(|r| graph.root_node(r))
+        .collect();
+    let retained = alike.iter().map(|&n| heap.dominators.retained(n)).sum();
+    Some((root_words(graph, *alike.first()?), alike.len(), retained))
 }
 
 fn type_name(graph: &HeapGraph, number: HeapTypeId) -> String {

@@ -185,8 +185,10 @@ struct Building {
 
 impl Building {
     fn new(taken: Time) -> Self {
-        let mut profile = Profile::default();
-        profile.time_nanos = taken.0.saturating_mul(1_000_000);
+        let mut profile = Profile {
+            time_nanos: taken.0.saturating_mul(1_000_000),
+            ..Profile::default()
+        };
         // The first set of labels is the empty one.
         profile.label_sets.intern(&[]);
         Self {
