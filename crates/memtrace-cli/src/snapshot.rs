@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memtrace_analysis::graph::{Dominators, Heap, by_type};
 use memtrace_collect::goproc::{self, FreezeError, Frozen};
 use memtrace_collect::{Options, Target};
 use memtrace_formats::goheap::{self, Process};
@@ -59,12 +58,7 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
             .map_err(|e| Failure::failed(path.display(), e))?;
         out.flush().map_err(|e| Failure::failed(path.display(), e))
     })?;
-    let dominators = Dominators::of(graph);
-    let types = by_type(Heap {
-        graph,
-        dominators: &dominators,
-    });
-    let sums = Sums::of(graph, &types);
+    let sums = Sums::of_all(graph);
     let size = std::fs::metadata(&path).map_or(0, |m| m.len());
     let mut out = io::stdout().lock();
     if args.json {

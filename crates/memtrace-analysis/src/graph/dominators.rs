@@ -41,26 +41,22 @@ impl Dominators {
     /// The dominators of a graph that [`HeapGraph::check`] accepts.
     #[must_use]
     pub fn of(graph: &HeapGraph) -> Self {
-        let (reached, cross) = Reached::of(graph);
-        let idom = immediate_dominators(&reached.parent, cross);
-        Self::lay_out(graph, reached, &idom)
+        let (mut reached, cross) = Reached::of(graph);
+        let idom = immediate_dominators(std::mem::take(&mut reached.parent), cross);
+        Self::lay_out(graph, reached, idom)
     }
 
     /// Sorts the nodes into preorder of the dominator tree. `idom` is in numbers of `reached`.
-    fn lay_out(graph: &HeapGraph, reached: Reached, idom: &[u32]) -> Self {
+    fn lay_out(graph: &HeapGraph, reached: Reached, idom: Vec<u32>) -> Self {
         let Reached {
             number,
             order,
-            parent,
+            parent: _,
         } = reached;
-        drop(parent);
         let count = order.len();
-        let mut bytes: Vec<u64> = order.iter().map(|&n| graph.size(n)).collect();
         let mut nodes = vec![1u32; count];
         for w in (1..count).rev() {
-            let d = idom[w] as usize;
-            bytes[d] += bytes[w];
-            nodes[d] += nodes[w];
+            nodes[idom[w] as usize] += nodes[w];
         }
         // A dominator has a smaller number than what it dominates: when a node is placed, its
         // dominator is, and knows its next free position.
@@ -73,26 +69,32 @@ impl Dominators {
             free[w] = place[w] + 1;
         }
         drop(free);
-        let mut sorted = Self {
-            order: vec![ABOVE; count],
-            position: number,
-            parent: vec![0; count],
-            size: vec![0; count],
-            retained: vec![0; count],
-        };
-        for w in 0..count {
-            let at = place[w] as usize;
-            sorted.order[at] = order[w];
-            sorted.parent[at] = place[idom[w] as usize];
-            sorted.size[at] = nodes[w];
-            sorted.retained[at] = bytes[w];
+        // One column after the other, each in place of what it is made from.
+        let mut parents = vec![0; count];
+        for (w, &d) in idom.iter().enumerate() {
+            parents[place[w] as usize] = place[d as usize];
         }
-        for position in &mut sorted.position {
+        drop(idom);
+        let size = moved(nodes, &place);
+        let order = moved(order, &place);
+        let mut position = number;
+        for position in &mut position {
             if *position != NONE {
                 *position = place[*position as usize];
             }
         }
-        sorted
+        drop(place);
+        let mut retained: Vec<u64> = order.iter().map(|&n| graph.size(n)).collect();
+        for at in (1..count).rev() {
+            retained[parents[at] as usize] += retained[at];
+        }
+        Self {
+            order,
+            position,
+            parent: parents,
+            size,
+            retained,
+        }
     }
 
     /// Whether a root leads to the node. Others are dead: the next collection takes them.
@@ -265,44 +267,51 @@ impl Reached {
     }
 }
 
+/// Each value at its place.
+fn moved<T: Copy + Default>(values: Vec<T>, place: &[u32]) -> Vec<T> {
+    let mut sorted = vec![T::default(); values.len()];
+    for (value, &at) in values.into_iter().zip(place) {
+        sorted[at as usize] = value;
+    }
+    sorted
+}
+
 /// The immediate dominator of each node of a depth-first tree, all by number. `parent` is the
 /// tree, `cross` are the links that are not in it.
-fn immediate_dominators(parent: &[u32], cross: Vec<(u32, u32)>) -> Vec<u32> {
+///
+/// Memory is what large heaps run out of: columns that are needed one after the other for the
+/// same node are one column.
+fn immediate_dominators(parent: Vec<u32>, cross: Vec<(u32, u32)>) -> Vec<u32> {
     let count = parent.len();
     let (starts, sources) = by_target(count, cross);
     let mut forest = Forest {
-        ancestor: parent.to_vec(),
-        best: (0..count as u32).collect(),
+        ancestor: parent,
+        best: vec![NONE; count],
         semi: (0..count as u32).collect(),
         path: Vec::new(),
     };
-    let mut idom = parent.to_vec();
-    // Nodes that wait for their semidominator to be reached, as linked lists.
-    let mut waiting = vec![NONE; count];
-    let mut next = vec![NONE; count];
+    let mut idom = vec![0; count];
     for w in (1..count).rev() {
         let me = w as u32;
-        let mut v = waiting[w];
+        // Nodes have waited for their semidominator to be reached, as a linked list: it starts
+        // where the best will be, and goes on where immediate dominators will be.
+        let mut v = std::mem::replace(&mut forest.best[w], me);
         while v != NONE {
             let best = forest.best_above(v, me + 1);
-            idom[v as usize] = if forest.semi[best as usize] < me {
-                best
-            } else {
-                me
-            };
-            v = next[v as usize];
+            let semi = forest.semi[best as usize];
+            let next = std::mem::replace(&mut idom[v as usize], if semi < me { best } else { me });
+            v = next;
         }
-        let mut semi = parent[w];
+        let parent = forest.ancestor[w];
+        let mut semi = parent;
         for &source in &sources[starts[w] as usize..starts[w + 1] as usize] {
             let best = forest.best_above(source, me + 1);
             semi = semi.min(forest.semi[best as usize]);
         }
         forest.semi[w] = semi;
-        if semi == 0 {
-            idom[w] = 0;
-        } else if semi != parent[w] {
-            next[w] = waiting[semi as usize];
-            waiting[semi as usize] = me;
+        idom[w] = semi;
+        if semi != 0 && semi != parent {
+            idom[w] = std::mem::replace(&mut forest.best[semi as usize], me);
         }
     }
     for w in 1..count {
@@ -337,7 +346,8 @@ fn by_target(count: usize, links: Vec<(u32, u32)>) -> (Vec<u32>, Vec<u32>) {
 struct Forest {
     /// A node above each, as far up as has been looked.
     ancestor: Vec<u32>,
-    /// The node with the least semidominator from each up to (not including) its ancestor.
+    /// The node with the least semidominator from each up to (not including) its ancestor; of
+    /// nodes below `first`, the first of those that wait for it.
     best: Vec<u32>,
     semi: Vec<u32>,
     /// Kept for its memory.

@@ -93,6 +93,24 @@ impl<'a> Links<'a> {
     }
 }
 
+/// Whether a root leads to each object; the others are dead. What [`super::Dominators`] tells
+/// as well, in a fraction of the time and memory.
+#[must_use]
+pub fn live_objects(graph: &HeapGraph) -> Vec<bool> {
+    let links = Links::of(graph);
+    let mut seen = vec![false; graph.node_count()];
+    let mut open: Vec<NodeId> = links.top().collect();
+    while let Some(node) = open.pop() {
+        for &target in links.below(node).iter().chain(links.edges(node)) {
+            if !std::mem::replace(&mut seen[target.index()], true) && !links.is_leaf(target) {
+                open.push(target);
+            }
+        }
+    }
+    seen.truncate(graph.object_count());
+    seen
+}
+
 fn sudogs(graph: &HeapGraph) -> Vec<u64> {
     let names: Vec<bool> = (graph.heap_types.iter())
         .map(|t| graph.strings.get(t.name) == "runtime.sudog")

@@ -24,6 +24,7 @@ pub use groups::{
     Accumulation, Member, StackGroup, TopGroup, TypeGroup, accumulations, by_stack, by_type,
     top_groups,
 };
+pub use links::live_objects;
 pub use paths::{PathStep, RootPath, field, root_words, shortest_paths};
 pub use survivors::{
     Share, SurvivorGroup, SurvivorOptions, SurvivorReport, SurvivorTracker, module_of,

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use memtrace_analysis::graph::{Dominators, Heap, TypeGroup};
+use memtrace_analysis::graph::{Dominators, Heap, TypeGroup, live_objects};
 use memtrace_model::{HeapGraph, HeapKind, HeapStackId, snapshot};
 use serde_json::{Value, json};
 
@@ -93,6 +93,26 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
+    /// Where nothing else is asked of the graph.
+    pub(crate) fn of_all(graph: &HeapGraph) -> Self {
+        let mut sums = Self::default();
+        let live = live_objects(graph);
+        for ((&kind, &words), live) in graph.types.iter().zip(&graph.words).zip(live) {
+            let bytes = u64::from(words) * 8;
+            if !live {
+                sums.dead_objects += 1;
+                sums.dead_bytes += bytes;
+                continue;
+            }
+            sums.objects += 1;
+            sums.bytes += bytes;
+            if graph.heap_types[kind.index()].kind != HeapKind::Unknown {
+                sums.known += bytes;
+            }
+        }
+        sums
+    }
+
     pub(crate) fn of(graph: &HeapGraph, types: &[TypeGroup]) -> Self {
         let mut sums = Self::default();
         for group in types {

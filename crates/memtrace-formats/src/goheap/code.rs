@@ -5,7 +5,7 @@
 //! instruction, so that bytes alone tell it; no instruction needs to be decoded. What is found
 //! counts only where a descriptor, an allocator or a function is exactly there (amd64).
 
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 use super::functions::Functions;
 use super::image::Image;

@@ -632,7 +632,6 @@ fn show(place: &Place, of: &Frame, callee: &mut String, walk: &mut Walk) {
             "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"
         );
         let frame = RawFrame {
-            pc: of.pc,
             stands: place.stands,
             cfa: of.fp,
             function: call.source.function.clone(),

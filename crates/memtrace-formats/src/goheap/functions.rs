@@ -138,11 +138,6 @@ impl Functions {
         self.modules.iter().find_map(|m| m.at(pc))
     }
 
-    /// The first instruction of a function.
-    pub(crate) fn find(&self, name: &str) -> Option<u64> {
-        Some(self.find_func(name)?.entry)
-    }
-
     /// The first instructions of functions with such names.
     pub(crate) fn named(&self, wanted: impl Fn(&str) -> bool) -> Vec<u64> {
         let all = self.modules.iter().flat_map(|tables| {

@@ -39,8 +39,6 @@ pub(crate) struct RawGoroutine {
     pub(crate) address: u64,
     /// The runtime's number of it.
     pub(crate) id: u64,
-    /// The runtime's number of its state, without the bit that the collector sets.
-    pub(crate) status: u32,
     /// The runtime's words for what it does or waits for: `running`, `chan receive`.
     pub(crate) state: Arc<str>,
     /// For how long it has waited, where the runtime noted since when.
@@ -69,8 +67,6 @@ pub(crate) struct RawGoroutine {
 /// A frame. Those inlined into a function come before it, and the pointers are with it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RawFrame {
-    /// The return address; of the leaf, the next instruction.
-    pub(crate) pc: u64,
     /// The instruction where it stands: the call.
     pub(crate) stands: u64,
     /// The canonical frame address: the caller's stack pointer; 0 where it is not known.
@@ -367,7 +363,6 @@ impl Reader<'_> {
         let mut goroutine = RawGoroutine {
             address,
             id: g.word(self.offsets.id),
-            status,
             state,
             waiting_ns,
             is_system,

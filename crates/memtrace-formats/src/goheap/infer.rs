@@ -5,7 +5,7 @@
 //! exactly which words of an object are pointers: often one type alone fits, and where
 //! several do, what the pointers lead to tells them apart.
 
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 use super::code::Code;
 use super::descriptor::Descriptor;

@@ -1,6 +1,6 @@
 //! Which words of an object are pointers.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 

@@ -169,10 +169,6 @@ impl<'m> Window<'m> {
         }
     }
 
-    pub(crate) fn memory(&self) -> &'m dyn Memory {
-        self.memory
-    }
-
     /// Bytes that the process has at most.
     pub(crate) fn size(&self) -> u64 {
         self.memory.size()
@@ -213,12 +209,6 @@ impl<'m> Window<'m> {
         let mut bytes = [0];
         self.read(address, &mut bytes)?;
         Ok(bytes[0])
-    }
-
-    pub(crate) fn u16(&self, address: u64) -> Result<u16, Unreadable> {
-        let mut bytes = [0; 2];
-        self.read(address, &mut bytes)?;
-        Ok(u16::from_le_bytes(bytes))
     }
 
     pub(crate) fn u32(&self, address: u64) -> Result<u32, Unreadable> {

@@ -31,7 +31,7 @@ mod specials;
 mod types;
 mod typing;
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
 

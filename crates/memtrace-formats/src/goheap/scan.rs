@@ -1,6 +1,6 @@
 //! What each object leads to: all spans are read once, in the order of their addresses.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 

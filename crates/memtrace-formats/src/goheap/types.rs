@@ -4,7 +4,7 @@
 //! runtime has none. For each, the pointers in one value are listed with their names and
 //! what they lead to, as deep as values are nested.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::rc::Rc;
 
 use memtrace_model::HeapKind;
@@ -635,7 +635,7 @@ impl<'a> Types<'a> {
             DebugShape::String => object(Form::Text, id),
             DebugShape::Slice(of) => object(Form::Array, *of),
             // What the runtime has no descriptor of was never made.
-            DebugShape::Map(_) | DebugShape::Channel(_) => Parts::One(Pointee::Unknown),
+            DebugShape::Map | DebugShape::Channel => Parts::One(Pointee::Unknown),
             DebugShape::Function => Parts::One(Pointee::Function),
             DebugShape::EmptyInterface | DebugShape::Interface => Parts::Interface,
             DebugShape::Array(of, count) => Parts::Array(Source::Debug(*of), *count),

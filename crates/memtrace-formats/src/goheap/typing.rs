@@ -5,7 +5,7 @@
 //! tells what it leads to. A claim counts only where it fits: the size, whether there are
 //! pointers at all, and each pointer of the object where the type has one.
 
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 use std::rc::Rc;
 
 use memtrace_model::{

@@ -363,8 +363,8 @@ impl<'u, 'd> Types<'u, 'd> {
                 .is_some_and(|e| e.name == "runtime.eface");
         let word = |shape| (shape, 8);
         let (shape, size) = match (entry.kind, entry.tag?) {
-            (Some(kind::CHAN), _) => word(DebugShape::Channel(self.behind(entry.inner?)?)),
-            (Some(kind::MAP), _) => word(DebugShape::Map(self.behind(entry.inner?)?)),
+            (Some(kind::CHAN), _) => word(DebugShape::Channel),
+            (Some(kind::MAP), _) => word(DebugShape::Map),
             (Some(kind::FUNC), _) | (_, gimli::DW_TAG_subroutine_type) => {
                 word(DebugShape::Function)
             }
@@ -395,15 +395,6 @@ impl<'u, 'd> Types<'u, 'd> {
             runtime: entry.runtime,
             shape,
         })
-    }
-
-    /// The type that a pointer leads to.
-    fn behind(&mut self, pointer: DebugInfoOffset) -> Option<DebugTypeId> {
-        let entry = self.entry(pointer)?;
-        match entry.tag? {
-            gimli::DW_TAG_pointer_type => self.number(entry.inner?),
-            _ => self.number(pointer),
-        }
     }
 
     pub(super) fn entry(&self, offset: DebugInfoOffset) -> Option<Entry> {

@@ -91,8 +91,8 @@ pub(crate) enum DebugShape {
     Slice(DebugTypeId),
     String,
     /// Pointers to the structures that the runtime keeps the map or channel in.
-    Map(DebugTypeId),
-    Channel(DebugTypeId),
+    Map,
+    Channel,
     Function,
     /// With a type word, and with an itab.
     EmptyInterface,
@@ -112,7 +112,6 @@ pub(crate) struct Global {
 /// `runtime.moduledata`: addresses in the process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Module {
-    pub(crate) address: u64,
     pub(crate) pc_header: u64,
     /// Address, length in elements.
     pub(crate) funcnametab: (u64, u64),

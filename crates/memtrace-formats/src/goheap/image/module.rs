@@ -93,7 +93,6 @@ fn module(memory: &Window<'_>, layout: &Layout, address: u64) -> Option<Module> 
         Some((word(&format!("{name}.bytedata"))?, u64::from(bits)))
     };
     Some(Module {
-        address,
         pc_header: word("pcHeader")?,
         funcnametab: slice("funcnametab")?,
         cutab: slice("cutab")?,
