@@ -36,7 +36,7 @@ fn lies(stripped: bool) {
             .and_then(|n| n.parse().ok())
             .unwrap_or(or)
     };
-    let (rounds, first) = (number("MEMTRACE_LIES", 200), number("MEMTRACE_LIE", 0));
+    let (rounds, first) = (number("MEMTRACE_LIES", 500), number("MEMTRACE_LIE", 0));
     let (mut read, mut most, mut longest) = (0, 0, Duration::ZERO);
     for seed in first..first + rounds {
         let random = mix(seed);
@@ -61,11 +61,8 @@ fn lies(stripped: bool) {
         most >> 20
     );
     assert!(read > rounds / 4, "{read} of {rounds}");
-    // By far: what a sound process takes, and what tables may claim at most.
-    assert!(
-        most <= (5 << 30) + 64 * (base.readable + (64 << 20)),
-        "{most}"
-    );
+    // A sound process of this kind asks for some seven times what it has.
+    assert!(most <= 32 * base.readable + (1 << 30), "{most}");
     assert!(longest < Duration::from_secs(120), "{longest:?}");
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status
