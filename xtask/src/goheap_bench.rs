@@ -175,7 +175,7 @@ fn measure(
         let says: Value = serde_json::from_str(&says).map_err(|e| e.to_string())?;
         told = told.max(says["pause_ms"].as_f64().unwrap_or(f64::NAN));
     }
-    let mut report = |what: &str| {
+    let report = |what: &str| {
         let mut command = Command::new(memtrace);
         command.args(["report", "--json"]).arg(what);
         cost(&mut command, &file("report"))

@@ -325,7 +325,7 @@ impl Memory for Liar<'_> {
             let pages = address >> 12..=end >> 12;
             if pages
                 .take(512)
-                .any(|p| mix(p ^ self.seed) % self.holes == 0)
+                .any(|p| mix(p ^ self.seed).is_multiple_of(self.holes))
             {
                 return unreadable;
             }

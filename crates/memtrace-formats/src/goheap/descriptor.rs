@@ -284,7 +284,7 @@ pub(crate) fn pointer_words(
     whole: &Descriptor,
     left: &AtomicUsize,
 ) -> Option<Box<[u64]>> {
-    let mut spend = |steps: usize| {
+    let spend = |steps: usize| {
         let take = |left: usize| left.checked_sub(steps);
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .ok()

@@ -210,7 +210,6 @@ impl Walk {
 /// One physical frame.
 #[derive(Clone, Copy, Default)]
 struct Frame {
-    pc: u64,
     sp: u64,
     /// The caller's stack pointer.
     fp: u64,
@@ -326,7 +325,6 @@ impl<'a> Walker<'a> {
                 top -= 8;
             }
             let frame = Frame {
-                pc,
                 sp,
                 fp,
                 top,
