@@ -27,7 +27,7 @@ struct Program {
 impl Program {
     fn start(program: &Path) -> Self {
         let mut child = Command::new(program)
-            .args(["-scale", "4"])
+            .args(["-scale", "12"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

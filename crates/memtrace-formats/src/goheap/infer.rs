@@ -283,6 +283,19 @@ pub(crate) fn infer(
         .collect();
     for _ in 0..ROUNDS {
         let mut found = parts_of_maps(typing, &groups);
+        for node in typing.unknown_directories() {
+            let tables = typing.targets(node).iter();
+            let map = tables
+                .filter_map(|&t| typing.what(t))
+                .find_map(|w| match w {
+                    What::Of(Form::MapTable, map) => Some(map),
+                    _ => None,
+                });
+            if let Some(map) = map {
+                typing.claim(node, What::Of(Form::MapDirectory, map), Trust::Inferred);
+                found |= typing.what(node).is_some();
+            }
+        }
         for Group { fitting, nodes } in &groups {
             let left: Vec<u32> = nodes
                 .iter()
@@ -314,6 +327,7 @@ pub(crate) fn infer(
         }
         typing.propagate();
     }
+    typing.give_up_directories();
     for (mask, node) in &unknown {
         if let Some(&what) = candidates.parts.get(mask) {
             typing.claim(*node, what, Trust::Inferred);

@@ -179,6 +179,11 @@ impl<'m> Window<'m> {
         self.memory.has(address, length)
     }
 
+    /// Another one on the same memory, for a table that is walked beside this one's.
+    pub(crate) fn beside(&self) -> Self {
+        Self::new(self.memory)
+    }
+
     /// Fills `into`, from the window where it can be.
     pub(crate) fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         let mut held = self.held.borrow_mut();

@@ -194,6 +194,8 @@ impl Spans {
         if bytes > MAX_HEAP {
             return Err(damaged("the heap is too large"));
         }
+        // Records of spans, their bitmaps and their marks lie in tables of their own.
+        let bitmaps = [window.beside(), window.beside(), window.beside()];
         let mut spans = Self {
             first_arena: found.first().map_or(0, |(s, _)| s.start / ARENA),
             stack_bytes,
@@ -206,7 +208,7 @@ impl Spans {
             };
             span.first_word = first_word;
             span.words = span.count.div_ceil(64);
-            spans.objects_of(&span, bits, window);
+            spans.objects_of(&span, bits, &bitmaps);
             spans.map_pages(&span, spans.list.len() as u32 + 1);
             spans.bytes += span.bytes;
             spans.list.push(span);
@@ -222,23 +224,23 @@ impl Spans {
     }
 
     /// Which places of the span hold objects.
-    fn objects_of(&mut self, span: &Span, bits: Bits, window: &Window<'_>) {
+    fn objects_of(&mut self, span: &Span, bits: Bits, windows: &[Window<'_>; 3]) {
         let length = u64::from(span.count).div_ceil(8) as usize;
-        let bitmap = |address: u64| {
+        let bitmap = |window: &Window<'_>, address: u64| {
             let mut bytes = vec![0; length.next_multiple_of(8)];
             let read = window.read(address, &mut bytes[..length]);
             (address != 0 && read.is_ok()).then_some(bytes)
         };
-        let allocated = bitmap(bits.allocated);
+        let allocated = bitmap(&windows[0], bits.allocated);
         let marked = if bits.swept {
             None
         } else {
-            bitmap(bits.marked)
+            bitmap(&windows[1], bits.marked)
         };
         let inline = if bits.swept {
             None
         } else {
-            bitmap(bits.inline)
+            bitmap(&windows[2], bits.inline)
         };
         for i in 0..span.words {
             let word = |bytes: &Option<Vec<u8>>| -> u64 {

@@ -90,6 +90,8 @@ pub(crate) struct Typing<'a> {
     of: Vec<u32>,
     trust: Vec<Trust>,
     open: Vec<u32>,
+    /// Objects that the allocator knows as arrays of `*internal/runtime/maps.table`.
+    directories: Vec<(u32, TypeNo)>,
     /// Maps whose header has not been read.
     maps: Vec<(u32, TypeNo)>,
     /// Entries of each map.
@@ -121,6 +123,7 @@ impl<'a> Typing<'a> {
             of: vec![0; addresses.len()],
             trust: vec![Trust::None; addresses.len()],
             open: Vec::new(),
+            directories: Vec::new(),
             maps: Vec::new(),
             used: HashMap::new(),
             slices: HashMap::new(),
@@ -215,6 +218,30 @@ impl<'a> Typing<'a> {
 
     /// Takes in that the allocator made the object of this type.
     pub(crate) fn own(&mut self, node: u32, kind: TypeNo) {
+        // A large directory of a map says only that it is one; its map says of which.
+        if self.types.name(Form::Value, kind) == "*internal/runtime/maps.table" {
+            self.directories.push((node, kind));
+            return;
+        }
+        self.certain(node, kind);
+    }
+
+    /// Directories of maps of which nothing has told the map yet.
+    pub(crate) fn unknown_directories(&self) -> Vec<u32> {
+        let all = self.directories.iter().map(|&(node, _)| node);
+        all.filter(|&n| self.what(n).is_none()).collect()
+    }
+
+    /// Directories whose map nothing tells are what the allocator says.
+    pub(crate) fn give_up_directories(&mut self) {
+        for (node, kind) in std::mem::take(&mut self.directories) {
+            if self.what(node).is_none() {
+                self.certain(node, kind);
+            }
+        }
+    }
+
+    fn certain(&mut self, node: u32, kind: TypeNo) {
         let (size, header) = self.bytes(node);
         let of_type = self.types.size(kind).max(1);
         if let Some(map) = self.types.map_of(kind) {
