@@ -498,7 +498,6 @@ fn lies_are_no_harm() {
         variables: variables.collect(),
         ..Image::default()
     };
-    let begin = Instant::now();
     let mut read = 0;
     for seed in 0..200 {
         let liar = Liar(seed);
@@ -520,16 +519,12 @@ fn lies_are_no_harm() {
             queued_finalizers(&window, &image);
             functions.call_stack(&window, &[0x1000, 0x2345, u64::MAX, 0]);
         }
-        if begin.elapsed() > Duration::from_secs(10) {
+        // Enough of what looks like stacks was followed.
+        if read > 1000 {
             break;
         }
     }
     assert!(read > 1000, "{read}");
-    assert!(
-        begin.elapsed() < Duration::from_secs(60),
-        "{:?}",
-        begin.elapsed()
-    );
 }
 
 /// The same, but for a list of goroutines that could be one.

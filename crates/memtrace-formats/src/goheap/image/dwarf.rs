@@ -5,6 +5,7 @@
 //! these lead to, and no others.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use gimli::{
@@ -22,6 +23,8 @@ pub(super) type Unit<'d> = gimli::Unit<Slice<'d>>;
 
 const MAX_TYPES: usize = 4 << 20;
 const MAX_FIELDS: usize = 1 << 16;
+/// Entries within types that are passed over to read those: types may lie in each other.
+const MAX_ENTRIES: u64 = 1 << 28;
 /// Names for names of names.
 const MAX_TYPEDEFS: usize = 16;
 /// Structures within structures whose fields have offsets of their own in a layout,
@@ -278,6 +281,8 @@ pub(super) struct Types<'u, 'd> {
     /// Numbered, and yet to be read.
     pending: Vec<(DebugTypeId, DebugInfoOffset)>,
     types: Vec<DebugType>,
+    /// Entries within types that may still be passed over.
+    left: Cell<u64>,
 }
 
 /// An entry with what is needed of its attributes and children.
@@ -308,6 +313,7 @@ impl<'u, 'd> Types<'u, 'd> {
             numbers,
             pending: Vec::new(),
             types,
+            left: Cell::new(MAX_ENTRIES),
         }
     }
 
@@ -435,6 +441,10 @@ impl<'u, 'd> Types<'u, 'd> {
             return Ok(entry);
         }
         while !entries.is_empty() && entries.next_depth() > 0 && entry.members.len() < MAX_FIELDS {
+            let Some(left) = self.left.get().checked_sub(1) else {
+                break;
+            };
+            self.left.set(left);
             let depth = entries.next_depth();
             let Some(abbreviation) = entries.read_abbreviation()? else {
                 continue;
