@@ -72,15 +72,29 @@ fn what_go_itself_calls_leaked() {
     let cases = cases(&go.tests());
     assert!(cases.len() > 80, "{} programs", cases.len());
     let mut wrong = String::new();
-    for (stripped, flags) in [(false, &[][..]), (true, &["-ldflags=-s -w"][..])] {
-        let program = go.build(&dir.path().join(stripped.to_string()), flags);
+    // The profile is an experiment of Go 1.26.
+    let experiment = match go.minor {
+        26 => "goroutineleakprofile",
+        // All were written for loops whose variable is new in each turn.
+        21 => "loopvar",
+        _ => "",
+    };
+    for stripped in [false, true] {
+        let (flags, experiment) = match stripped {
+            false => (&[][..], experiment),
+            // As programs are built and shipped.
+            true if go.minor == 26 => (&["-ldflags=-s -w"][..], ""),
+            true => (&["-ldflags=-s -w"][..], experiment),
+        };
+        let program = go.build(&dir.path().join(stripped.to_string()), flags, experiment);
+        let has_profile = go.minor > 26 || experiment == "goroutineleakprofile";
         let next = AtomicUsize::new(0);
         let faults = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 scope.spawn(|| {
                     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(what) = case.check(&program, go.minor) {
+                        if let Err(what) = case.check(&program, go.minor, has_profile) {
                             faults.lock().unwrap().push(what);
                         }
                     }
@@ -103,7 +117,7 @@ fn healthy_goroutines_are_not_called_leaked() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("heaptruth");
     let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services");
-    go.compile(&services.join("heaptruth"), &program, &[]);
+    go.compile(&services.join("heaptruth"), &program, &[], "");
     let mut running = Running::start(&mut Command::new(&program));
     let mut line = String::new();
     running.output.read_line(&mut line).unwrap();
@@ -139,7 +153,7 @@ fn a_healthy_service_at_work() {
 }
 
 impl Case {
-    fn check(&self, program: &Path, minor: u32) -> Result<(), String> {
+    fn check(&self, program: &Path, minor: u32, has_profile: bool) -> Result<(), String> {
         let minutes = std::env::var_os("MEMTRACE_MINUTES").is_some();
         let tries = match self.is_flaky {
             true if minutes => FLAKY_TRIES,
@@ -147,44 +161,45 @@ impl Case {
             false => TRIES,
         };
         let mut missing: Vec<&Regex> = self.leaks.iter().collect();
-        let mut log = Vec::new();
+        let mut counts = Vec::new();
         for _ in 0..tries {
-            let seen = self.run(program, minor);
+            let seen = self.run(program, minor, has_profile);
             let known = |found: &Found| self.leaks.iter().any(|l| l.is_match(&found.place));
             if let Some(other) = seen.before.iter().chain(&seen.after).find(|f| !known(f)) {
                 return Err(format!("{}: not expected: {other:?}", self.name));
             }
-            let both = |a: &BTreeSet<Found>, b: &BTreeSet<Found>, what: &str| {
-                match a.difference(b).next() {
-                    // What leaks once leaks for ever.
+            // What leaks once leaks for ever: none may be missing from the later set.
+            let all_in =
+                |a: &BTreeSet<Found>, b: &BTreeSet<Found>, what: &str| match a.difference(b).next()
+                {
                     Some(lost) => Err(format!("{}: {what}: {lost:?}", self.name)),
                     None => Ok(()),
-                }
-            };
+                };
             if let Some(go) = &seen.go {
-                both(&seen.before, go, "leaks from outside, not for Go")?;
-                both(go, &seen.after, "leaks for Go, not from outside")?;
+                all_in(&seen.before, go, "leaks from outside, not for Go")?;
+                all_in(go, &seen.after, "leaks for Go, not from outside")?;
             } else {
-                both(&seen.before, &seen.after, "leaked, then did not")?;
+                all_in(&seen.before, &seen.after, "leaked, then did not")?;
             }
-            log.push(format!(
-                "{}/{}/{}",
-                seen.before.len(),
-                seen.go.as_ref().map_or(-1, |g| g.len() as i64),
-                seen.after.len()
-            ));
+            counts.push(
+                [
+                    &seen.before,
+                    seen.go.as_ref().unwrap_or(&seen.after),
+                    &seen.after,
+                ]
+                .map(BTreeSet::len),
+            );
             missing.retain(|l| !seen.after.iter().any(|f| l.is_match(&f.place)));
             if missing.is_empty() && !self.leaks.is_empty() {
                 break;
             }
         }
         eprintln!(
-            "{:<20} {} of {}{}; {}",
+            "{:<26} {} of {} places{}; goroutines before, for Go, after: {counts:?}",
             self.name,
             self.leaks.len() - missing.len(),
             self.leaks.len(),
-            if self.is_flaky { " (flaky)" } else { "" },
-            log.join(" ")
+            if self.is_flaky { " (by chance)" } else { "" },
         );
         if missing.is_empty() || self.is_flaky {
             Ok(())
@@ -194,7 +209,7 @@ impl Case {
         }
     }
 
-    fn run(&self, program: &Path, minor: u32) -> Seen {
+    fn run(&self, program: &Path, minor: u32, has_profile: bool) -> Seen {
         let mut command = Command::new(program);
         command.arg(&self.name).env("GODEBUG", "asyncpreemptoff=1");
         if !self.is_flaky {
@@ -209,7 +224,7 @@ impl Case {
         Seen {
             before,
             after,
-            go: (minor >= 26).then(|| profiled(&profile)),
+            go: has_profile.then(|| profiled(&profile)),
         }
     }
 }
@@ -259,7 +274,7 @@ impl Go {
     }
 
     /// Builds all as one program, with [`STOPS`].
-    fn build(&self, folder: &Path, flags: &[&str]) -> PathBuf {
+    fn build(&self, folder: &Path, flags: &[&str], experiment: &str) -> PathBuf {
         fs::create_dir_all(folder.join("pprof")).unwrap();
         fs::write(folder.join("pprof/pprof.go"), STOPS).unwrap();
         let module = format!("module leaks\n\ngo 1.{}\n", self.minor);
@@ -276,11 +291,11 @@ impl Go {
             }
         }
         let program = folder.join("leaks");
-        self.compile(folder, &program, flags);
+        self.compile(folder, &program, flags, experiment);
         program
     }
 
-    fn compile(&self, folder: &Path, program: &Path, flags: &[&str]) {
+    fn compile(&self, folder: &Path, program: &Path, flags: &[&str], experiment: &str) {
         let mut command = Command::new(&self.program);
         command
             .args(["build", "-o"])
@@ -289,13 +304,8 @@ impl Go {
             .arg(".")
             .env("GOTOOLCHAIN", "local")
             .env("CGO_ENABLED", "0")
+            .env("GOEXPERIMENT", experiment)
             .current_dir(folder);
-        match self.minor {
-            // Written for loops with a variable for each turn.
-            21 => drop(command.env("GOEXPERIMENT", "loopvar")),
-            26 => drop(command.env("GOEXPERIMENT", "goroutineleakprofile")),
-            _ => {}
-        }
         let built = command.output().unwrap();
         assert!(
             built.status.success(),
