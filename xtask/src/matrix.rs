@@ -1,5 +1,5 @@
-//! `cargo xtask matrix`: the Go SDK, a watch of a real service, and heaps whose truth is
-//! known, with every Go that is supported.
+//! `cargo xtask matrix`: the Go SDK, a watch of a real service, heaps whose truth is known,
+//! and the proof of goroutine leaks, with every Go that is supported.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Sdk,
     /// The heap of `services/heaptruth`, seen from outside
     Heap,
+    /// The programs of Go's own tests of goroutine leaks, proved from outside
+    Goroutines,
 }
 
 /// How programs are built whose heaps are read.
@@ -77,11 +79,31 @@ pub(crate) fn run_all(version: Option<&str>, part: Option<Part>) -> Outcome {
             VERSIONS.join(", ")
         ));
     }
-    if part != Some(Part::Heap) {
+    let wanted = |this| part.is_none_or(|p| p == this);
+    if wanted(Part::Sdk) {
         sdk(&versions)?;
     }
-    if part != Some(Part::Sdk) {
+    if wanted(Part::Heap) {
         heap(&versions)?;
+    }
+    if wanted(Part::Goroutines) {
+        goroutines(&versions)?;
+    }
+    Ok(())
+}
+
+/// Proves the leaks of programs that each version built; their sources come with the newest.
+fn goroutines(versions: &[&str]) -> Outcome {
+    let newest = go_version(VERSIONS[VERSIONS.len() - 1])?;
+    let sources = newest.ancestors().nth(2).unwrap_or(&newest).to_owned();
+    for version in versions {
+        run(cargo()
+            .args(["test", "--package", "memtrace-cli"])
+            .args(["--test", "goroutine_leaks"])
+            .env("GOFLAGS", "-mod=mod")
+            .env("GOCACHE", target_dir().join(format!("go-cache-{version}")))
+            .env("MEMTRACE_GO", go_version(version)?)
+            .env("MEMTRACE_GO_SOURCES", &sources))?;
     }
     Ok(())
 }
