@@ -54,7 +54,11 @@ impl Base {
     /// Builds the program that is in `folder` and copies its memory when it has made its heap.
     /// `None`, with a message, where Go is missing.
     pub fn make(folder: &Path, stripped: bool) -> Option<Self> {
-        let home = std::env::temp_dir().join(format!("memtrace-hostile-{}", std::process::id()));
+        // Tests of one process run side by side.
+        let home = std::env::temp_dir().join(format!(
+            "memtrace-hostile-{}-{stripped}",
+            std::process::id()
+        ));
         std::fs::create_dir_all(&home).expect("a folder");
         let program = home.join("program");
         let mut build = Command::new(go());
