@@ -147,7 +147,7 @@ fn write_seeds(target: &str, folder: &Path) -> Outcome {
         write("one".as_ref(), &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
         write("many".as_ref(), &[0x17, 9, 0x17, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
         // So long that some dozens of lies are told at a time from the start.
-        let lies: Vec<u8> = (0..260u32).map(|i| (i * i * 167 >> 4) as u8).collect();
+        let lies: Vec<u8> = (0..260u32).map(|i| ((i * i * 167) >> 4) as u8).collect();
         return write("lies".as_ref(), &[&[0; 4][..], &lies].concat());
     }
     if target == "mtsnap" {
