@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -57,10 +57,17 @@ struct Case {
 /// What a run showed.
 struct Seen {
     /// From outside, before Go's own profile and after it.
-    before: BTreeSet<Found>,
-    after: BTreeSet<Found>,
+    before: Look,
+    after: Look,
     /// What Go found in between, where this release can.
     go: Option<BTreeSet<Found>>,
+}
+
+/// A process as it is seen from outside.
+struct Look {
+    leaked: BTreeSet<Found>,
+    /// Of all goroutines, by their numbers.
+    stacks: BTreeMap<u64, Vec<(String, u32)>>,
 }
 
 #[test]
@@ -128,7 +135,7 @@ fn healthy_goroutines_are_not_called_leaked() {
         .map(|g| g["id"].as_u64().unwrap())
         .collect();
     assert!(leaked.len() > 5 && leaked.len() < truth.len());
-    let found: BTreeSet<u64> = running.leaked(go.minor).iter().map(|f| f.id).collect();
+    let found: BTreeSet<u64> = running.look(go.minor).leaked.iter().map(|f| f.id).collect();
     assert_eq!(found, leaked);
 }
 
@@ -141,13 +148,9 @@ fn a_healthy_service_at_work() {
     let service = common::Service::start(&program, &[]);
     for _ in 0..10 {
         let graph = heap(service.pid());
-        let report = goroutine_leaks(&graph);
-        let all = graph.goroutines.iter().zip(&report.verdicts);
-        let leaked: Vec<Found> = all
-            .filter(|(_, verdict)| **verdict == GoroutineVerdict::Leaked)
-            .map(|(goroutine, _)| found(&graph, goroutine, u32::MAX))
-            .collect();
-        assert_eq!(leaked, [], "of {} goroutines", graph.goroutines.len());
+        let none = BTreeSet::new();
+        let all = graph.goroutines.len();
+        assert_eq!(leaked(&graph, u32::MAX), none, "of {all} goroutines");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -164,32 +167,31 @@ impl Case {
         let mut counts = Vec::new();
         for _ in 0..tries {
             let seen = self.run(program, minor, has_profile);
+            let (before, after) = (&seen.before.leaked, &seen.after.leaked);
             let known = |found: &Found| self.leaks.iter().any(|l| l.is_match(&found.place));
-            if let Some(other) = seen.before.iter().chain(&seen.after).find(|f| !known(f)) {
+            if let Some(other) = before.iter().chain(after).find(|f| !known(f)) {
                 return Err(format!("{}: not expected: {other:?}", self.name));
             }
-            // What leaks once leaks for ever: none may be missing from the later set.
-            let all_in =
-                |a: &BTreeSet<Found>, b: &BTreeSet<Found>, what: &str| match a.difference(b).next()
-                {
-                    Some(lost) => Err(format!("{}: {what}: {lost:?}", self.name)),
-                    None => Ok(()),
-                };
-            if let Some(go) = &seen.go {
-                all_in(&seen.before, go, "leaks from outside, not for Go")?;
-                all_in(go, &seen.after, "leaks for Go, not from outside")?;
-            } else {
-                all_in(&seen.before, &seen.after, "leaked, then did not")?;
+            for Found { id, place } in before {
+                let (was, is) = (seen.before.stacks.get(id), seen.after.stacks.get(id));
+                if was != is {
+                    let what = format!("{place} went on from {was:?} to {is:?}");
+                    return Err(format!("{}: {what}", self.name));
+                }
             }
-            counts.push(
-                [
-                    &seen.before,
-                    seen.go.as_ref().unwrap_or(&seen.after),
-                    &seen.after,
-                ]
-                .map(BTreeSet::len),
-            );
-            missing.retain(|l| !seen.after.iter().any(|f| l.is_match(&f.place)));
+            // What leaks once leaks for ever: none may be missing from the later set.
+            let all_in = |a: &BTreeSet<Found>, b: &BTreeSet<Found>, what: &str| {
+                let lost = a.difference(b).next();
+                lost.map_or(Ok(()), |f| Err(format!("{}: {what}: {f:?}", self.name)))
+            };
+            if let Some(go) = &seen.go {
+                all_in(before, go, "leaks from outside, not for Go")?;
+                all_in(go, after, "leaks for Go, not from outside")?;
+            }
+            all_in(before, after, "leaked, then did not")?;
+            let go = seen.go.as_ref().unwrap_or(after);
+            counts.push([before, go, after].map(BTreeSet::len));
+            missing.retain(|l| !after.iter().any(|f| l.is_match(&f.place)));
             if missing.is_empty() && !self.leaks.is_empty() {
                 break;
             }
@@ -217,14 +219,19 @@ impl Case {
         }
         let mut running = Running::start(&mut command);
         running.until("stop before");
-        let before = running.leaked(minor);
+        let before = running.look(minor);
         running.go_on();
         let profile = running.until("stop after");
-        let after = running.leaked(minor);
+        let after = running.look(minor);
         Seen {
             before,
             after,
-            go: has_profile.then(|| profiled(&profile)),
+            go: has_profile.then(|| {
+                let mut leaked = profiled(&profile);
+                // Go 1.26 does not except the main goroutine at rest yet.
+                leaked.retain(|f| f.id != 1 || !f.place.ends_with("[select (no cases)]"));
+                leaked
+            }),
         }
     }
 }
@@ -406,23 +413,25 @@ impl Running {
         self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
-    fn heap(&self) -> HeapGraph {
-        heap(self.child.id())
-    }
-
-    fn leaked(&self, minor: u32) -> BTreeSet<Found> {
-        let graph = self.heap();
-        let report = goroutine_leaks(&graph);
-        let all = graph.goroutines.iter().zip(&report.verdicts);
-        all.filter(|(_, verdict)| **verdict == GoroutineVerdict::Leaked)
-            .map(|(goroutine, _)| found(&graph, goroutine, minor))
-            .collect()
+    fn look(&self, minor: u32) -> Look {
+        let graph = heap(self.child.id());
+        Look {
+            leaked: leaked(&graph, minor),
+            stacks: (graph.goroutines.iter())
+                .map(|g| (g.id, stack(&graph, g)))
+                .collect(),
+        }
     }
 }
 
 /// The heap of a process as it is now.
 fn heap(pid: u32) -> HeapGraph {
-    let frozen = goproc::freeze(pid, &goproc::Options::default()).unwrap();
+    // Many processes on few cores: a thread may take its time to stop.
+    let options = goproc::Options {
+        stop_within: Duration::from_secs(10),
+        ..goproc::Options::default()
+    };
+    let frozen = goproc::freeze(pid, &options).unwrap();
     let executable = frozen.executable().unwrap();
     let (graph, warnings) = goheap::read(&goheap::Process {
         executable: &executable,
@@ -437,6 +446,22 @@ fn heap(pid: u32) -> HeapGraph {
     .unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     graph
+}
+
+fn leaked(graph: &HeapGraph, minor: u32) -> BTreeSet<Found> {
+    let report = goroutine_leaks(graph);
+    let all = graph.goroutines.iter().zip(&report.verdicts);
+    all.filter(|(_, verdict)| **verdict == GoroutineVerdict::Leaked)
+        .map(|(goroutine, _)| found(graph, goroutine, minor))
+        .collect()
+}
+
+/// Where a goroutine stands, function and line, the leaf first.
+fn stack(graph: &HeapGraph, goroutine: &Goroutine) -> Vec<(String, u32)> {
+    (graph.stacks.get(goroutine.stack.0).iter())
+        .map(|f| &graph.frames[f.index()])
+        .map(|f| (graph.strings.get(f.function).to_owned(), f.line))
+        .collect()
 }
 
 fn found(graph: &HeapGraph, goroutine: &Goroutine, minor: u32) -> Found {
