@@ -54,6 +54,9 @@ struct Case {
     is_flaky: bool,
 }
 
+/// Times that one of a case's leaks may be hidden.
+const HIDDEN: usize = 2;
+
 /// What a run showed.
 struct Seen {
     /// From outside, before Go's own profile and after it.
@@ -165,6 +168,7 @@ impl Case {
         };
         let mut missing: Vec<&Regex> = self.leaks.iter().collect();
         let mut counts = Vec::new();
+        let mut hidden: Vec<Result<(), String>> = Vec::new();
         for _ in 0..tries {
             let seen = self.run(program, minor, has_profile);
             let (before, after) = (&seen.before.leaked, &seen.after.leaked);
@@ -186,9 +190,15 @@ impl Case {
             };
             if let Some(go) = &seen.go {
                 all_in(before, go, "leaks from outside, not for Go")?;
-                all_in(go, after, "leaks for Go, not from outside")?;
+                hidden.push(all_in(go, after, "leaks for Go, not from outside"));
             }
-            all_in(before, after, "leaked, then did not")?;
+            // A thread that was stopped amid its work is scanned conservatively, which may hide
+            // a leak: silence is no wrong verdict, but it must be rare.
+            hidden.push(all_in(before, after, "leaked, then did not"));
+            hidden.retain(Result::is_err);
+            if hidden.len() > HIDDEN {
+                return hidden.remove(0);
+            }
             let go = seen.go.as_ref().unwrap_or(after);
             counts.push([before, go, after].map(BTreeSet::len));
             missing.retain(|l| !after.iter().any(|f| l.is_match(&f.place)));
