@@ -329,9 +329,9 @@ fn differences() {
             }
         }
     }
-    // Profiles made just now differ from run to run: some 1,100 rows without the corpus.
-    let least = if corpus_folder().is_dir() { 1_000 } else { 500 };
-    assert!(rows > least, "{rows}");
+    // Profiles made just now differ from run to run: some 900 to 1,200 rows. A profile against
+    // itself adds none, so the corpus does not raise what is asked for.
+    assert!(rows > 500, "{rows}");
     eprintln!(
         "{} pairs, {tables} tables, {rows} rows agree with pprof",
         pairs.len()
