@@ -16,8 +16,9 @@ use super::spans::{Pointers, Spans};
 use super::types::{Form, Pointee, TypeNo};
 use super::typing::{Trust, Typing, What};
 
-/// The largest object that is looked at. Before Go 1.22 no object names its type; since then
-/// those of more than 512 bytes do.
+/// The largest object that is looked at: before Go 1.22 no object names its type, and a large
+/// map has large tables; since then those of more than 512 bytes do. And the largest type.
+const MAX_OBJECT: u64 = 1 << 28;
 const MAX_SIZE: u64 = 1 << 20;
 /// Objects of a mask that are looked at to tell types apart.
 const SAMPLE: usize = 64;
@@ -247,7 +248,7 @@ pub(crate) fn infer(
     let mut unknown: Vec<(Mask, u32)> = Vec::new();
     for span in &spans.list {
         let bits = match span.pointers {
-            _ if span.size > MAX_SIZE => continue,
+            _ if span.size > MAX_OBJECT => continue,
             Pointers::SpanBitmap(_) => None,
             Pointers::ArenaBitmap => ArenaBits::read(window, image, span),
             _ => continue,
