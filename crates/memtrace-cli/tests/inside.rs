@@ -79,12 +79,62 @@ fn goroutines_blocked_in_machine_io() {
     finds("goroutine", "goroutine-leak", &["goroutine"], "");
 }
 
-#[test]
-fn steady_load_is_healthy() {
+/// Without a heap profile nobody knows who allocates; what piles up and what keeps it is
+/// found by comparing copies of the heap.
+fn finds_unsampled(leak: &str, pattern: &str, kept: &str, names: &str) {
     let Some(program) = cnc_for_minutes() else {
         return;
     };
-    let service = Service::closed(
+    let leaking = ["-leak", leak, "-leak-after", "20s", "-leak-rate", "2MB"];
+    let service = Service::unsampled(&program, &[&leaking[..], &["-load", "300"]].concat());
+    let pid = service.pid().to_string();
+    let times = ["--interval", "5s", "--for", "3m20s", "--json"];
+    let output = run(&[&["watch", &pid], &times[..]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("its heap profile is off"), "{errors}");
+    let last: Value = findings(&output)
+        .into_iter()
+        .rfind(|f| f["status"] == "open" && f["rank"] == 1)
+        .unwrap_or_else(|| panic!("{leak}: nothing found; {errors}"));
+    assert_eq!(last["pattern"], pattern, "{last:#}");
+    // Only call stacks are told as such.
+    assert_eq!(last["stack"].as_array().map(Vec::len), Some(0), "{last:#}");
+    let way = last["retained_by"].to_string();
+    assert!(way.contains(kept), "{leak}: no {kept} on the way: {last:#}");
+    let name = last["type"].as_str().unwrap_or_default();
+    assert!(
+        name.contains(names),
+        "{leak}: {name} is not {names}: {last:#}"
+    );
+    let retained = last["retained_bytes"].as_u64().unwrap_or_default();
+    assert!(retained > 1 << 20, "{leak}: {last:#}");
+}
+
+#[test]
+fn a_map_that_grows_unsampled() {
+    finds_unsampled("mapkey", "map-bloat", "gcode.Cache", "");
+}
+
+#[test]
+fn a_slice_that_grows_unsampled() {
+    finds_unsampled("slice", "slice-growth", "servo.History", "");
+}
+
+#[test]
+fn steady_load_is_healthy() {
+    healthy(Service::closed);
+}
+
+#[test]
+fn steady_load_is_healthy_unsampled() {
+    healthy(Service::unsampled);
+}
+
+fn healthy(start: fn(&std::path::PathBuf, &[&str]) -> Service) {
+    let Some(program) = cnc_for_minutes() else {
+        return;
+    };
+    let service = start(
         &program,
         &[
             "-leak",

@@ -233,8 +233,14 @@ impl Life {
             }
         };
         let mut notes = place.notes.clone();
-        if let Means::Endpoint(scraper) = &means {
-            notes.extend(scraper.warnings());
+        match &means {
+            Means::Endpoint(scraper) => notes.extend(scraper.warnings()),
+            Means::Inside(inside) if inside.compares_copies() => notes.push(
+                "its heap profile is off (MemProfileRate is 0, or the program never uses it): copies of \
+                 its heap are compared instead; who allocates is not known"
+                    .to_owned(),
+            ),
+            Means::Inside(_) => {}
         }
         let mut settings = Settings::every(plan.interval);
         settings.settle = plan.settle.unwrap_or(settings.settle);
@@ -298,6 +304,11 @@ impl Life {
 
     /// Takes one profile and says what it means.
     async fn point(&mut self) {
+        if let Means::Inside(inside) = &self.means
+            && !inside.is_due()
+        {
+            return;
+        }
         let mut gauges = self.process_gauges().await;
         if self.gone_for_good {
             return;
@@ -373,6 +384,10 @@ impl Life {
         self.judge(at, gauges).await;
     }
 
+    fn compares_copies(&self) -> bool {
+        matches!(&self.means, Means::Inside(inside) if inside.compares_copies())
+    }
+
     /// Takes over what the service's SDK tells.
     fn collections(&mut self, at: Time, events: &Events, gauges: &mut Gauges) {
         // The service may run by another clock.
@@ -414,6 +429,9 @@ impl Life {
             }
         }
         let mut seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
+        if self.compares_copies() {
+            leaks::from_ways(&mut seen);
+        }
         if self.plan.with_strings
             && let Means::Endpoint(scraper) = &mut self.means
         {

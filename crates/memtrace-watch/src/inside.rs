@@ -1,17 +1,20 @@
 //! A Go process without an endpoint: its runtime's profiles are read from its memory, and a
-//! copy of its heap tells what keeps alive what grows.
+//! copy of its heap tells what keeps alive what grows. Where its heap profile is off, copies
+//! are compared.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memtrace_analysis::graph::{Dominators, Explanation, Heap, explain};
+use memtrace_analysis::graph::{Dominators, Explanation, Heap, Holdings, explain};
 use memtrace_collect::goproc::{self, FreezeError};
 use memtrace_formats::goheap::{self, Memory, Program, Region, Thread};
-use memtrace_model::{Finding, Profile, Time};
+use memtrace_model::{Finding, HeapGraph, Profile, Time};
 
 /// For the stacks of goroutines the process is frozen for some milliseconds: never more
 /// often than this.
 const GOROUTINES_GAP: Duration = Duration::from_secs(60);
+/// Of the time, copies are read for one part in so many at most.
+const COPIES_SHARE: u32 = 20;
 /// Executables that are read.
 const MAX_EXECUTABLE: u64 = 4 << 30;
 
@@ -37,28 +40,39 @@ pub(crate) struct Inside {
     pid: u32,
     program: Arc<Program>,
     frozen_at: Option<Instant>,
+    /// Its heap profile is off: when the next copy may be taken.
+    next_copy: Option<Instant>,
 }
 
 impl Inside {
     /// Reads what does not change.
     pub(crate) async fn attach(pid: u32) -> Result<Self, InsideError> {
-        let program = blocking(move || {
+        let (program, has_profile) = blocking(move || {
             let running = goproc::running(pid)?;
             let executable = executable(pid)?;
-            Ok(Program::read(&process(
-                pid,
-                &executable,
-                &running,
-                running.regions(),
-                &[],
-            ))?)
+            let process = process(pid, &executable, &running, running.regions(), &[]);
+            let program = Program::read(&process)?;
+            let has_profile = program.heap_profile(&running, Time(0)).is_ok();
+            Ok((program, has_profile))
         })
         .await?;
         Ok(Self {
             pid,
             program: Arc::new(program),
             frozen_at: None,
+            next_copy: (!has_profile).then(Instant::now),
         })
+    }
+
+    /// Whether copies of the heap are compared, since its profile is off. Its stacks are then
+    /// ways ([`Holdings`]).
+    pub(crate) fn compares_copies(&self) -> bool {
+        self.next_copy.is_some()
+    }
+
+    /// Whether the heap may be read now.
+    pub(crate) fn is_due(&self) -> bool {
+        self.next_copy.is_none_or(|at| at <= Instant::now())
     }
 
     /// In words: `Go 1.27.3 from inside`.
@@ -71,8 +85,25 @@ impl Inside {
     }
 
     /// The heap profile. The process goes on.
-    pub(crate) async fn heap(&self, at: Time) -> Result<Profile, InsideError> {
+    pub(crate) async fn heap(&mut self, at: Time) -> Result<Profile, InsideError> {
         let (pid, program) = (self.pid, self.program.clone());
+        if self.compares_copies() {
+            let begun = Instant::now();
+            let profile = blocking(move || {
+                let graph = copy(pid)?;
+                let dominators = Dominators::of(&graph);
+                let heap = Heap {
+                    graph: &graph,
+                    dominators: &dominators,
+                };
+                let mut profile = Holdings::of(heap).profile(heap);
+                profile.time_nanos = at.0.saturating_mul(1_000_000);
+                Ok(profile)
+            });
+            let profile = profile.await;
+            self.next_copy = Some(begun + begun.elapsed() * COPIES_SHARE);
+            return profile;
+        }
         blocking(move || {
             let running = goproc::running(pid)?;
             Ok(program.heap_profile(&running, at)?)
@@ -101,16 +132,7 @@ pub(crate) async fn look(
     findings: Vec<Finding>,
 ) -> Result<Vec<(String, Explanation)>, InsideError> {
     blocking(move || {
-        let executable = executable(pid)?;
-        let frozen = goproc::freeze(pid, &goproc::Options::default())?;
-        let (graph, _) = goheap::read(&process(
-            pid,
-            &executable,
-            &frozen,
-            frozen.regions(),
-            frozen.threads(),
-        ))?;
-        frozen.thaw();
+        let graph = copy(pid)?;
         let dominators = Dominators::of(&graph);
         let heap = Heap {
             graph: &graph,
@@ -122,6 +144,15 @@ pub(crate) async fn look(
         Ok(explained.collect())
     })
     .await
+}
+
+fn copy(pid: u32) -> Result<HeapGraph, InsideError> {
+    let executable = executable(pid)?;
+    let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+    let (regions, threads) = (frozen.regions(), frozen.threads());
+    let (graph, _) = goheap::read(&process(pid, &executable, &frozen, regions, threads))?;
+    frozen.thaw();
+    Ok(graph)
 }
 
 fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {

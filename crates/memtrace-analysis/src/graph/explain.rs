@@ -2,7 +2,9 @@ use std::collections::HashMap;
 
 use memtrace_model::{Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, SampleKind};
 
-use super::{GoroutineVerdict, Heap, RootPath, goroutine_leaks, root_words, shortest_paths};
+use super::{
+    GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks, root_words, shortest_paths,
+};
 use crate::leaks;
 
 /// Sampled objects that are followed upwards.
@@ -31,6 +33,11 @@ pub struct Explanation {
 #[must_use]
 pub fn explain(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
     match finding.source {
+        // What it grows by was told by a way of the heap itself.
+        SampleKind::Heap if finding.stack.is_empty() => {
+            let nodes = Holdings::of(heap).nodes(heap, &finding.retained_by);
+            kept(heap, nodes, "of its kind")
+        }
         SampleKind::Heap => objects(heap, finding),
         SampleKind::Goroutine => goroutines(heap, finding),
         _ => None,
@@ -82,10 +89,20 @@ fn fitting(
 fn objects(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
     let graph = heap.graph;
     let fits = fitting(graph, finding, graph.allocated.iter().map(|a| a.stack));
-    let mut nodes: Vec<NodeId> = (graph.allocated.iter())
+    let nodes = (graph.allocated.iter())
         .filter(|a| fits.get(&a.stack) == Some(&true) && heap.dominators.is_reachable(a.node))
         .map(|a| a.node)
         .collect();
+    kept(
+        heap,
+        nodes,
+        "of what the heap profile sampled of this stack",
+    )
+}
+
+/// The type of most of these live objects, and what keeps them. `which` are they, in words.
+fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanation> {
+    let graph = heap.graph;
     let step = nodes.len().div_ceil(FOLLOWED).max(1);
     nodes = nodes.into_iter().step_by(step).collect();
     let piled = most(&nodes, |n| Some((graph.types[n.index()], graph.size(n))))?;
@@ -120,8 +137,7 @@ fn objects(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         let retained = heap.dominators.retained(keeper);
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
-            "{} keeps {retained} bytes alive, and with them {:.0} % of what the heap profile \
-             sampled of this stack",
+            "{} keeps {retained} bytes alive, and with them {:.0} % {which}",
             root_words(graph, keeper),
             100.0 * share
         ));

@@ -8,6 +8,7 @@ mod dominators;
 mod explain;
 mod goroutines;
 mod groups;
+mod holdings;
 mod links;
 mod paths;
 #[cfg(test)]
@@ -24,6 +25,8 @@ pub use groups::{
     Accumulation, Member, StackGroup, TopGroup, TypeGroup, accumulations, by_stack, by_type,
     top_groups,
 };
+pub use holdings::Holdings;
+pub(crate) use holdings::{BUILTIN, shown};
 pub use links::live_objects;
 pub use paths::{PathStep, RootPath, field, root_words, shortest_paths};
 pub use survivors::{

@@ -8,6 +8,7 @@ mod code;
 mod finalizer_backlog;
 mod goroutine_leak;
 mod growth;
+mod holding;
 mod listener_retention;
 mod map_bloat;
 mod native_growth;
@@ -23,6 +24,7 @@ use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status
 use crate::series::{Assessment, Exhaustion, History, StackGrowth};
 
 pub use code::Code;
+pub use holding::from_ways;
 pub(crate) use symbols::culprit;
 
 /// Names the cause of a site, where it recognises it.

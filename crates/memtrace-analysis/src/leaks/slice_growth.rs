@@ -15,12 +15,16 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
         evidence: vec![format!(
             "a slice appended to by {owner} keeps being reallocated to a larger array"
         )],
-        advice: format!(
-            "Bound the slice in {owner}: keep a ring of fixed length or cut the old part off with a copy \
-             (a re-slice keeps the whole array alive), and remove entries when their owner is done."
-        ),
+        advice: advice(owner),
         stack: None,
     })
+}
+
+pub(super) fn advice(owner: &str) -> String {
+    format!(
+        "Bound the slice in {owner}: keep a ring of fixed length or cut the old part off with a copy \
+         (a re-slice keeps the whole array alive), and remove entries when their owner is done."
+    )
 }
 
 /// A slice that grows is one array, ever larger, and few that wait to be collected.
@@ -29,7 +33,11 @@ const FEW: u64 = 16;
 const LARGE: u64 = 64 << 10;
 
 fn few_and_large(_: &[Frame], growth: &StackGrowth) -> bool {
-    growth.live_objects <= FEW && growth.live_bytes >= LARGE * growth.live_objects.max(1)
+    is_one_array(growth.live_objects, growth.live_bytes)
+}
+
+pub(super) fn is_one_array(live_objects: u64, live_bytes: u64) -> bool {
+    live_objects <= FEW && live_bytes >= LARGE * live_objects.max(1)
 }
 
 pub(super) fn grows_slice(function: &str) -> bool {

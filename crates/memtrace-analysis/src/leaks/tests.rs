@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use memtrace_model::{
-    Finding, Gauge, Gauges, Label, LabelSetId, LabelValue, Pattern, Profile, SampleKind, StackId,
-    Tier, Time, ValueType,
+    FINDING_SCHEMA, Finding, Gauge, Gauges, Label, LabelSetId, LabelValue, Pattern, Profile,
+    SampleKind, StackId, Status, Tier, Time, ValueType,
 };
 
 use super::{Code, findings};
@@ -432,4 +432,41 @@ fn healthy_processes_do_not_grow_outside_the_heap() {
     silent(|_| 60.0, |_| 30.0, |t| (3.0 * t).min(200.0));
     silent(|_| 60.0, |_| 30.0, |t| 100.0 + 80.0 * (t / 20.0).sin());
     silent(|_| 60.0, |_| 30.0, |t| 100.0 + 0.04 * t);
+}
+
+/// A finding in which nothing is told.
+pub(super) fn any_finding() -> Finding {
+    Finding {
+        schema: FINDING_SCHEMA.into(),
+        id: String::new(),
+        at: Time(0),
+        pattern: Pattern::Growth,
+        tier: Tier::Growing,
+        status: Status::Open,
+        rank: 1,
+        confidence: 0.99,
+        target: "t".into(),
+        source: SampleKind::Heap,
+        stack: vec![],
+        culprit: None,
+        type_name: None,
+        retained_bytes: None,
+        retained_by: vec![],
+        tags: Default::default(),
+        onset: None,
+        onset_interval: None,
+        rate_bytes_per_min: 1.0,
+        rate_interval: [0.0, 2.0],
+        rate_objects_per_min: 1.0,
+        live_bytes: 4 << 20,
+        live_objects: 1,
+        explains: 1.0,
+        oom_at: None,
+        oom_interval: None,
+        bound: None,
+        before_onset: vec![],
+        points: vec![],
+        evidence: vec![],
+        advice: String::new(),
+    }
 }

@@ -73,6 +73,14 @@ impl Service {
         Self::run(Command::new(program), args)
     }
 
+    /// The same, with its heap profile off.
+    #[allow(dead_code)] // not every test needs it
+    pub fn unsampled(program: &PathBuf, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.env("GODEBUG", "memprofilerate=0");
+        Self::run(command, args)
+    }
+
     fn run(mut command: Command, args: &[&str]) -> Self {
         let mut child = command
             .args(args)

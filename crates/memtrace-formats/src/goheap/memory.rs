@@ -152,20 +152,30 @@ impl Memory for Bounded<'_> {
     }
 }
 
-/// Small reads through a window of some KB: tables are walked in order mostly.
+/// Small reads through pages that are held: tables are walked in order mostly, and names of
+/// types are read again and again.
 pub(crate) struct Window<'m> {
     memory: &'m dyn Memory,
-    held: RefCell<(u64, Vec<u8>)>,
+    /// Pages by their number modulo [`Window::PAGES`]; none before the first read.
+    held: RefCell<Vec<Page>>,
+}
+
+#[derive(Clone, Default)]
+struct Page {
+    start: u64,
+    /// Empty where nothing is held.
+    bytes: Vec<u8>,
 }
 
 impl<'m> Window<'m> {
-    /// Bytes held at a time.
+    /// Bytes of a page, and how many pages are held at most: 2 MiB.
     const SIZE: u64 = 16 << 10;
+    const PAGES: u64 = 128;
 
     pub(crate) fn new(memory: &'m dyn Memory) -> Self {
         Self {
             memory,
-            held: RefCell::new((0, Vec::new())),
+            held: RefCell::new(Vec::new()),
         }
     }
 
@@ -184,30 +194,30 @@ impl<'m> Window<'m> {
         Self::new(self.memory)
     }
 
-    /// Fills `into`, from the window where it can be.
+    /// Fills `into`, from the pages held where it can be.
     pub(crate) fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        let mut held = self.held.borrow_mut();
-        let within = |start: u64, bytes: &[u8]| {
-            let at = usize::try_from(address.checked_sub(start)?).ok()?;
-            let end = at.checked_add(into.len())?;
-            (end <= bytes.len()).then_some((at, end))
-        };
-        if let Some((at, end)) = within(held.0, &held.1) {
-            into.copy_from_slice(&held.1[at..end]);
-            return Ok(());
-        }
         let start = address & !(Self::SIZE - 1);
-        held.1.resize(Self::SIZE as usize, 0);
-        if self.memory.read(start, &mut held.1).is_ok()
-            && let Some((at, end)) = within(start, &held.1)
-        {
-            held.0 = start;
-            into.copy_from_slice(&held.1[at..end]);
-            return Ok(());
+        let at = (address - start) as usize;
+        let within = at..at.saturating_add(into.len());
+        if within.end > Self::SIZE as usize {
+            return self.memory.read(address, into);
         }
-        // Too long for the window, or it reaches over the end of a mapping.
-        held.1.clear();
-        self.memory.read(address, into)
+        let mut held = self.held.borrow_mut();
+        if held.is_empty() {
+            held.resize(Self::PAGES as usize, Page::default());
+        }
+        let page = &mut held[(start / Self::SIZE % Self::PAGES) as usize];
+        if page.start != start || page.bytes.is_empty() {
+            page.start = start;
+            page.bytes.resize(Self::SIZE as usize, 0);
+            if self.memory.read(start, &mut page.bytes).is_err() {
+                // It reaches over the end of a mapping.
+                page.bytes.clear();
+                return self.memory.read(address, into);
+            }
+        }
+        into.copy_from_slice(&page.bytes[within]);
+        Ok(())
     }
 
     pub(crate) fn u8(&self, address: u64) -> Result<u8, Unreadable> {

@@ -1,0 +1,173 @@
+use memtrace_model::{Finding, Frame, Pattern, SampleKind};
+
+use super::{map_bloat, slice_growth};
+use crate::graph::{BUILTIN, shown};
+
+/// Findings whose stacks are ways of a heap's own objects ([`Holdings`](crate::graph::Holdings)):
+/// turns the stack, which nobody called, into the type of what piles up and what keeps it, and
+/// names the pattern by what is on the way.
+pub fn from_ways(findings: &mut [Finding]) {
+    let of_heap = findings.iter_mut().filter(|f| f.source == SampleKind::Heap);
+    for finding in of_heap {
+        let way = std::mem::take(&mut finding.stack);
+        let Some(piled) = way.first() else { continue };
+        // The owner is a variable, a type or a goroutine that the service declares.
+        let is_own = |f: &&Frame| super::is_own_code(&f.function);
+        let owner = way.iter().skip(1).find(is_own).or(way.last());
+        let owner = owner.map_or("?", |f| shown(&f.function));
+        let average = finding
+            .live_bytes
+            .checked_div(finding.live_objects)
+            .unwrap_or(0);
+        let holder = holder(
+            &way,
+            slice_growth::is_one_array(finding.live_objects, finding.live_bytes),
+        );
+        let root = way.last().map_or("", |f| f.file.as_str());
+        let (has_closure, is_pooled) = (
+            way.iter().skip(1).any(|f| f.file == "closure"),
+            way.iter().any(|f| f.function.starts_with("sync.poolLocal")),
+        );
+        let concurrent = (way.iter())
+            .any(|f| f.function == "sync.Map" || f.function.contains("sync.HashTrieMap["));
+        let (pattern, advice) = if matches!(root, "finalizer" | "cleanup") {
+            (
+                Pattern::FinalizerBacklog,
+                format!(
+                    "{owner} waits for its finalizer: release it by an explicit Close when its work is done."
+                ),
+            )
+        } else if is_pooled {
+            (
+                Pattern::PoolMisuse,
+                "Reset what goes back to the pool: clear its maps and slices, or drop what has grown beyond a bound."
+                    .to_owned(),
+            )
+        } else if has_closure {
+            (
+                Pattern::ListenerRetention,
+                format!(
+                    "A callback keeps what it captured alive by {owner}: unregister it when its owner is done."
+                ),
+            )
+        } else if concurrent {
+            (Pattern::MapBloat, map_bloat::advice("sync.Map", owner))
+        } else {
+            match holder {
+                Some("map") => (Pattern::MapBloat, map_bloat::advice("map", owner)),
+                Some("array") => (Pattern::SliceGrowth, slice_growth::advice(owner)),
+                _ => (
+                    Pattern::Growth,
+                    format!("{owner} keeps it: release it there when the work it belongs to ends."),
+                ),
+            }
+        };
+        let first = format!(
+            "{} objects of {average} bytes on average are kept by {owner}, counted in copies of the heap; \
+             the heap profile is off, so who allocated them is not known",
+            finding.live_objects
+        );
+        // The detectors of call stacks spoke first.
+        match finding.evidence.first_mut() {
+            Some(evidence) => *evidence = first,
+            None => finding.evidence.push(first),
+        }
+        (finding.pattern, finding.advice) = (pattern, advice);
+        finding.type_name = Some(shown(&piled.function).to_owned());
+        finding.retained_by = way
+            .iter()
+            .rev()
+            .map(|f| shown(&f.function).to_owned())
+            .collect();
+        if let Some(culprit) = &mut finding.culprit {
+            culprit.file.clear();
+            if let Some(name) = culprit.function.strip_prefix(BUILTIN) {
+                culprit.function = name.to_owned();
+            }
+        }
+    }
+}
+
+/// What the things that pile up lie in: a map or an array. Things are what the service
+/// declares, with all that belongs to one of them.
+fn holder(way: &[Frame], is_one_array: bool) -> Option<&str> {
+    let what = |f: &Frame| matches!(f.file.as_str(), "map" | "array");
+    let leaf = way.first()?;
+    if leaf.file == "array" && is_one_array || leaf.file == "map" {
+        return Some(&leaf.file);
+    }
+    let thing = way
+        .iter()
+        .position(|f| super::is_own_code(&f.function) && f.file == "type");
+    let above = |i: usize| way[i..].iter().find(|f| what(f));
+    let holder = thing.and_then(above).or_else(|| above(1));
+    holder.map(|f| f.file.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leaks::tests::any_finding;
+
+    fn check(way: &[(&str, &str)], pattern: Pattern, type_name: &str) {
+        let mut finding = any_finding();
+        finding.stack = way
+            .iter()
+            .map(|(name, what)| Frame {
+                function: (*name).to_owned(),
+                file: (*what).to_owned(),
+                line: 0,
+            })
+            .collect();
+        let mut all = [finding];
+        from_ways(&mut all);
+        let [finding] = all;
+        assert_eq!(finding.pattern, pattern, "{finding:#?}");
+        assert_eq!(finding.type_name.as_deref(), Some(type_name));
+        assert!(finding.stack.is_empty() && finding.retained_by.len() == way.len());
+    }
+
+    #[test]
+    fn patterns_by_what_is_on_the_way() {
+        let cache = ("main.cache", "variable");
+        let map = ("builtin.map[string]*main.Item", "map");
+        check(
+            &[("main.Item", "type"), map, cache],
+            Pattern::MapBloat,
+            "main.Item",
+        );
+        let array = ("builtin.[]main.Item", "array");
+        check(&[array, cache], Pattern::SliceGrowth, "[]main.Item");
+        let session = ("main.Session", "type");
+        check(
+            &[("builtin.string", "type"), array, session, map, cache],
+            Pattern::MapBloat,
+            "string",
+        );
+        check(
+            &[("builtin.string", "type"), map, cache],
+            Pattern::MapBloat,
+            "string",
+        );
+        check(
+            &[("main.Item", "type"), cache],
+            Pattern::Growth,
+            "main.Item",
+        );
+        check(
+            &[
+                ("main.Request", "type"),
+                ("main.on.func1", "closure"),
+                array,
+                cache,
+            ],
+            Pattern::ListenerRetention,
+            "main.Request",
+        );
+        check(
+            &[("main.Buffer", "type"), ("main.newBuffer", "finalizer")],
+            Pattern::FinalizerBacklog,
+            "main.Buffer",
+        );
+    }
+}
