@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use memtrace_analysis::graph::{GoroutineVerdict, goroutine_leaks};
 use memtrace_collect::goproc;
-use memtrace_formats::goheap;
+use memtrace_formats::{Warning, goheap};
 use memtrace_model::{Goroutine, HeapGraph};
 use regex_lite::Regex;
 use serde_json::Value;
@@ -454,7 +454,10 @@ fn heap(pid: u32) -> HeapGraph {
         monotonic: None,
     })
     .unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
+    // A thread may be stopped while it changes stacks: that stack is told of, and what it may
+    // lead to counts as alive.
+    let of_stacks = |w: &Warning| matches!(w, Warning::Heap { what } if what.contains("not followed to their end"));
+    assert!(warnings.iter().all(of_stacks), "{warnings:?}");
     graph
 }
 

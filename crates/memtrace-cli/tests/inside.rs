@@ -85,13 +85,14 @@ fn finds_unsampled(leak: &str, pattern: &str, kept: &str, names: &str) {
     let Some(program) = cnc_for_minutes() else {
         return;
     };
-    let leaking = ["-leak", leak, "-leak-after", "20s", "-leak-rate", "2MB"];
+    let leaking = ["-leak", leak, "-leak-after", "20s", "-leak-rate", "500KB"];
     let service = Service::unsampled(&program, &[&leaking[..], &["-load", "300"]].concat());
     let pid = service.pid().to_string();
     let times = ["--interval", "5s", "--for", "3m20s", "--json"];
     let output = run(&[&["watch", &pid], &times[..]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("its heap profile is off"), "{errors}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("its heap profile is off"), "{told}");
     let last: Value = findings(&output)
         .into_iter()
         .rfind(|f| f["status"] == "open" && f["rank"] == 1)

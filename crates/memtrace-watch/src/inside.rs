@@ -14,7 +14,7 @@ use memtrace_model::{Finding, HeapGraph, Profile, Time};
 /// often than this.
 const GOROUTINES_GAP: Duration = Duration::from_secs(60);
 /// Of the time, copies are read for one part in so many at most.
-const COPIES_SHARE: u32 = 20;
+const COPIES_SHARE: u32 = 10;
 /// Executables that are read.
 const MAX_EXECUTABLE: u64 = 4 << 30;
 
