@@ -13,7 +13,7 @@ use memtrace_model::{Finding, HeapGraph, Profile, Time};
 /// For the stacks of goroutines the process is frozen for some milliseconds: never more
 /// often than this.
 const GOROUTINES_GAP: Duration = Duration::from_secs(60);
-/// Of the time, copies are read for one part in so many at most.
+/// Of the time of one processor, copies take one part in so many at most.
 const COPIES_SHARE: u32 = 10;
 /// Executables that are read.
 const MAX_EXECUTABLE: u64 = 4 << 30;
@@ -88,7 +88,7 @@ impl Inside {
     pub(crate) async fn heap(&mut self, at: Time) -> Result<Profile, InsideError> {
         let (pid, program) = (self.pid, self.program.clone());
         if self.compares_copies() {
-            let begun = Instant::now();
+            let (begun, cpu) = (Instant::now(), cpu_time());
             let profile = blocking(move || {
                 let graph = copy(pid)?;
                 let dominators = Dominators::of(&graph);
@@ -101,7 +101,9 @@ impl Inside {
                 Ok(profile)
             });
             let profile = profile.await;
-            self.next_copy = Some(begun + begun.elapsed() * COPIES_SHARE);
+            // Other targets work on the same clock; time is lost to others on the other one.
+            let cost = cpu_time().saturating_sub(cpu).min(begun.elapsed());
+            self.next_copy = Some(begun + cost * COPIES_SHARE);
             return profile;
         }
         blocking(move || {
@@ -144,6 +146,16 @@ pub(crate) async fn look(
         Ok(explained.collect())
     })
     .await
+}
+
+/// Processor time of this process.
+fn cpu_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec.unsigned_abs() as u32,
+    )
 }
 
 fn copy(pid: u32) -> Result<HeapGraph, InsideError> {
