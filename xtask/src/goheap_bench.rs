@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::goheap_agree::agreement;
 use crate::matrix::build_heaptruth;
 use crate::tools::{Outcome, build_memtrace, record, root, target_dir};
 
@@ -237,6 +238,21 @@ fn measure(
             }
         }
     }
+    // Listings of all objects: of a heap that they are done with in a minute.
+    let agreement = match rivals {
+        Some(rivals) if gigabytes <= 0.2 => {
+            let (snap, core) = (file("agree.mtsnap"), file("agree.core"));
+            let mut command = Command::new(memtrace);
+            command
+                .args(["snapshot", &pid, "-o"])
+                .arg(&snap)
+                .arg("--core")
+                .arg(&core);
+            cost(&mut command, &file("agree.log"))?.ok_or("no core")?;
+            agreement(&snap, &core, program, rivals)?
+        }
+        _ => String::new(),
+    };
     let live = target.truth["heap_live"].as_f64().unwrap_or(0.0);
     let objects = target.truth["live_objects"].as_f64().unwrap_or(0.0);
     let _ = writeln!(
@@ -264,5 +280,6 @@ fn measure(
             row.cost.peak / from_pid.peak,
         );
     }
+    text.push_str(&agreement);
     Ok(())
 }

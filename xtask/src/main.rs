@@ -6,6 +6,7 @@
 mod accuracy;
 mod demo;
 mod fuzz;
+mod goheap_agree;
 mod goheap_bench;
 mod guard_bench;
 mod harm;

@@ -57,6 +57,10 @@ fn finds(leak: &str, pattern: &str, kept: &[&str], names: &str) {
     );
     let retained = last["retained_bytes"].as_u64().unwrap_or_default();
     assert!(retained > 1 << 20, "{leak}: {last:#}");
+    let told_how_full = last["evidence"]
+        .to_string()
+        .contains("that the map has room for");
+    assert!(told_how_full || pattern != "map-bloat", "{last:#}");
 }
 
 #[test]

@@ -151,7 +151,27 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
             "no single object or variable keeps it: at least two lead to most of it".to_owned(),
         );
     }
+    explanation.evidence.extend(map_above(heap, example));
     Some(explanation)
+}
+
+/// How full the map is that alone keeps an object, the closest where there are several.
+fn map_above(heap: Heap<'_>, node: NodeId) -> Option<String> {
+    let graph = heap.graph;
+    let use_of = |node: &NodeId| {
+        let at = graph.maps.binary_search_by_key(node, |m| m.node).ok()?;
+        Some(graph.maps[at])
+    };
+    let map = heap.dominators.path(node).iter().rev().find_map(use_of)?;
+    let full = 100.0 * map.used as f64 / map.capacity.max(1) as f64;
+    (map.capacity > 0).then(|| {
+        format!(
+            "it lies in a {} with {} entries, {full:.0} % of the {} that the map has room for",
+            graph.name(map.node),
+            map.used,
+            map.capacity
+        )
+    })
 }
 
 /// Roots with the same words (goroutines of one function) that together dominate most of the
