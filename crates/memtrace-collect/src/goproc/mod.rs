@@ -26,6 +26,7 @@ mod guard;
 mod inject;
 mod maps;
 mod sys;
+pub mod tags;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
