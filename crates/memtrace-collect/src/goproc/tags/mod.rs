@@ -43,8 +43,8 @@ use tracefs::Tracefs;
 
 /// Threads that are followed; further ones are told of.
 const MAX_THREADS: usize = 256;
-/// Bytes that the kernel keeps for us, for each thread and probe: 150 hits or more.
-const RING: usize = 64 << 10;
+/// Bytes that the kernel keeps for us, for each thread and probe: 250 hits or more.
+const RING: usize = 128 << 10;
 /// Hits that are taken of one thread and probe at a time.
 const AT_ONCE: usize = 10_000;
 /// How long our own end waits for somebody else who uses our events.
@@ -129,7 +129,7 @@ pub enum Hit {
         at: u64,
         /// Its address.
         object: u64,
-        /// Bytes that were asked for.
+        /// Bytes that were asked for, in newer releases with what the allocator adds.
         size: u64,
         /// The labels of who allocated it; `None` where they could not be read.
         labels: Option<Labels>,
