@@ -55,7 +55,7 @@ fn stack(graph: &HeapGraph, stack: HeapStackId) -> Own<'_> {
 }
 
 /// Which of these stacks are the finding's; where none is, those that pass its culprit.
-fn fitting(
+pub(super) fn fitting(
     graph: &HeapGraph,
     finding: &Finding,
     stacks: impl Iterator<Item = HeapStackId>,

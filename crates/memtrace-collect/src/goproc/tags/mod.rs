@@ -61,13 +61,14 @@ pub enum TagError {
     System,
     /// The linker left out what samples allocations: nothing in the program reads its heap
     /// profile.
-    #[error(
-        "the program never reads its own heap profile, so that its linker left sampling out; \
-         import net/http/pprof, or use runtime.MemProfile, in it"
-    )]
+    #[error("the program has nothing that samples allocations")]
     NoSampling,
     /// Sampling is switched off.
-    #[error("the program samples no allocations: runtime.MemProfileRate is 0")]
+    #[error(
+        "the program samples no allocations: runtime.MemProfileRate is 0, as Go has it where \
+         nothing in the program reads its heap profile (import net/http/pprof, or use \
+         runtime.MemProfile)"
+    )]
     SamplingOff,
     /// Nothing in the program sets labels.
     #[error(
