@@ -1,6 +1,8 @@
 //! A Go process without an endpoint: its runtime's profiles are read from its memory, and a
 //! copy of its heap tells what keeps alive what grows.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,9 @@ use memtrace_analysis::graph::{Dominators, Explanation, Heap, explain};
 use memtrace_collect::goproc::{self, FreezeError};
 use memtrace_formats::goheap::{self, Memory, Program, Region, Thread};
 use memtrace_model::{Finding, Profile, Time};
+
+use crate::follow::Eyes;
+use crate::tags::{Tagger, read_labelled};
 
 /// For the stacks of goroutines the process is frozen for some milliseconds: never more
 /// often than this.
@@ -27,6 +32,9 @@ pub(crate) enum InsideError {
     /// Its executable cannot be read.
     #[error("its executable cannot be read: {0}")]
     Executable(#[from] std::io::Error),
+    /// A snapshot cannot be written.
+    #[error("it cannot be written: {0}")]
+    Snapshot(std::io::Error),
     /// The reading broke off.
     #[error("the reading broke off")]
     Broken,
@@ -95,36 +103,37 @@ impl Inside {
     }
 }
 
-/// What a copy of the heap of a process says of each finding, by the finding's id.
+/// What a copy of the heap of a process says of each finding, by the finding's id; and where
+/// the heap was written, if it was to be.
 pub(crate) async fn look(
     pid: u32,
     findings: Vec<Finding>,
-) -> Result<Vec<(String, Explanation)>, InsideError> {
+    eyes: Eyes,
+) -> Result<(Vec<(String, Explanation)>, Option<io::Result<PathBuf>>), InsideError> {
     blocking(move || {
-        let executable = executable(pid)?;
+        let tagger = eyes.tagger.as_deref();
+        let _turn = tagger.map(Tagger::turn);
         let frozen = goproc::freeze(pid, &goproc::Options::default())?;
-        let (graph, _) = goheap::read(&process(
-            pid,
-            &executable,
-            &frozen,
-            frozen.regions(),
-            frozen.threads(),
-        ))?;
-        frozen.thaw();
+        let (graph, at_copy) = read_labelled(pid, frozen, tagger)?;
+        let saved = eyes.album.map(|album| album.write(&graph, "leak"));
         let dominators = Dominators::of(&graph);
         let heap = Heap {
             graph: &graph,
             dominators: &dominators,
         };
-        let explained = findings
-            .iter()
-            .filter_map(|f| Some((f.id.clone(), explain(heap, f)?)));
-        Ok(explained.collect())
+        let explained = findings.iter().filter_map(|finding| {
+            let mut explanation = explain(heap, finding)?;
+            if let Some(at_copy) = &at_copy {
+                at_copy.explain(heap, finding, &mut explanation);
+            }
+            Some((finding.id.clone(), explanation))
+        });
+        Ok((explained.collect(), saved))
     })
     .await
 }
 
-fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
+pub(crate) fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     std::fs::File::open(format!("/proc/{pid}/exe"))?
@@ -133,7 +142,7 @@ fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
     Ok(bytes)
 }
 
-fn process<'a>(
+pub(crate) fn process<'a>(
     pid: u32,
     executable: &'a [u8],
     memory: &'a dyn Memory,

@@ -34,6 +34,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
@@ -248,6 +249,9 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
             what: "memtrace cannot freeze itself".to_owned(),
         });
     }
+    // A watch may want several copies at a time: a process has one tracer.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let target = Target::look(pid)?;
     let mut regions = target.regions()?;
     let refused = match options.method {
@@ -415,6 +419,16 @@ impl Frozen {
     pub fn thaw(self) {
         drop(self);
     }
+}
+
+/// Now, by the clock that Go's runtime and the kernel's events use (`CLOCK_MONOTONIC`), in
+/// nanoseconds.
+#[must_use]
+pub fn monotonic() -> Option<u64> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).ok()?;
+    let within = u64::try_from(now.tv_nsec).ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(within)
 }
 
 /// The memory of a process that goes on: for what its runtime never takes back, and
