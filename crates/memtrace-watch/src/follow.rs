@@ -120,13 +120,16 @@ impl Follower {
             return None;
         }
         self.told = (lost, threads);
-        let threads = match threads {
-            0 => String::new(),
-            n => format!("; {n} threads are not followed: there are too many"),
-        };
-        Some(format!(
-            "{lost} sampled allocations were not seen, there was no room for them{threads}"
-        ))
+        let mut words = Vec::new();
+        if lost > 0 {
+            words.push(format!(
+                "{lost} sampled allocations: there was no room for them"
+            ));
+        }
+        if threads > 0 {
+            words.push(format!("{threads} threads: there are too many"));
+        }
+        Some(format!("tags: not seen: {}", words.join("; ")))
     }
 
     /// Takes the probe out, and ends what is on its way.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use memtrace_model::{Finding, Status, Tier};
-use memtrace_watch::{Ended, Plan, Update};
+use memtrace_watch::{Ended, Plan, Snapshots, Update};
 use serde_json::json;
 
 use crate::args::{FailOn, WatchArgs};
@@ -94,7 +94,17 @@ fn plan(args: WatchArgs) -> Plan {
     let mut access = crate::source::access(&args.access);
     // Repeats end within an interval, but a slow answer gets its time.
     access.interval = args.interval.clamp(Duration::from_secs(5), access.interval);
+    let is_asked = args.snapshots.is_some() || !args.snapshot_on.is_empty();
+    let snapshots = is_asked.then(|| Snapshots {
+        verdicts: args.snapshots.is_some(),
+        dir: args.snapshots.unwrap_or_else(|| ".".into()),
+        cycle: args.cycle,
+        marks: args.snapshot_on,
+        every: args.snapshot_every,
+    });
     Plan {
+        tags: args.tags,
+        snapshots,
         targets: args.target,
         interval: args.interval,
         duration: args.duration,

@@ -34,7 +34,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
@@ -231,6 +231,13 @@ struct Held {
     until: Instant,
 }
 
+/// A process has one tracer: who wants another copy, or to look at a process, waits for the
+/// few milliseconds that the first takes.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Freezes a live process.
 ///
 /// The process is stopped for as long as `fork` takes (tens of milliseconds for a GB),
@@ -249,9 +256,7 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
             what: "memtrace cannot freeze itself".to_owned(),
         });
     }
-    // A watch may want several copies at a time: a process has one tracer.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let target = Target::look(pid)?;
     let mut regions = target.regions()?;
     let refused = match options.method {
@@ -444,6 +449,7 @@ pub struct Running {
 /// # Errors
 /// See [`FreezeError`]: the same rights are needed.
 pub fn running(pid: u32) -> Result<Running, FreezeError> {
+    let _turn = turn();
     let target = Target::look(pid)?;
     let regions = target.regions()?;
     let memory = File::open(format!("/proc/{pid}/mem")).map_err(|error| match error.kind() {
