@@ -228,7 +228,7 @@ fn snapshots_of_sections() {
     let report = run(&["report", &file.to_string_lossy()]);
     let words = String::from_utf8_lossy(&report.stdout);
     assert!(
-        report.status.success() && words.contains("main.record"),
+        report.status.success() && words.contains("main.main"),
         "{words}"
     );
     assert!(jobs.lives());

@@ -110,10 +110,18 @@ fn drain(probe: &mut Probe, hits: &mut Vec<Hit>, time: Duration) -> u64 {
     lost
 }
 
-fn ours() -> Vec<String> {
-    let own = format!("_{}_", std::process::id());
-    let all = tags::definitions().unwrap();
-    all.into_iter().filter(|name| name.contains(&own)).collect()
+/// What the kernel has for our probes in a service.
+fn events(service: &Service) -> Vec<String> {
+    let (own, target) = (std::process::id(), service.pid());
+    let is_ours = |name: &String| {
+        let parts: Vec<&str> = name.split('_').collect();
+        parts[1] == own.to_string() && parts[3] == target.to_string()
+    };
+    tags::definitions()
+        .unwrap()
+        .into_iter()
+        .filter(is_ours)
+        .collect()
 }
 
 /// Each object is bound to the labels under which the program says that it was made.
@@ -128,7 +136,7 @@ fn tells_the_truth(build: &[&str]) {
     let Some(mut probe) = service.probe(&[Wanted::Sampled]) else {
         return;
     };
-    assert!(!tags::definitions().unwrap().is_empty());
+    assert_eq!(events(&service).len(), 1);
     let mut hits = Vec::new();
     service
         .child
@@ -202,7 +210,7 @@ fn sections_begin_and_end() {
     let Some(mut probe) = service.probe(&[Wanted::Sampled, Wanted::Changed]) else {
         return;
     };
-    assert_eq!(ours().len(), 2);
+    assert_eq!(events(&service).len(), 2);
     let mut hits = Vec::new();
     let lost = drain(&mut probe, &mut hits, Duration::from_millis(4500));
     assert_eq!(lost, 0);
@@ -229,7 +237,7 @@ fn sections_begin_and_end() {
     );
     // 200 MB/s in all: 380 samples a second.
     assert!((900..=3000).contains(&sampled), "{sampled}");
-    assert_eq!(ours(), Vec::<String>::new());
+    assert_eq!(events(&service), Vec::<String>::new());
 }
 
 /// What cannot be seen is told politely, and nothing is left.
@@ -261,5 +269,8 @@ fn refusals() {
     };
     let unsure = start(&moved, Wanted::Changed);
     assert!(matches!(unsure, TagError::Unsure { .. }), "{unsure}");
-    assert_eq!(ours(), Vec::<String>::new());
+    match tags::definitions() {
+        Ok(_) => assert_eq!(events(&service), Vec::<String>::new()),
+        Err(error) => eprintln!("SKIPPED: no probes on this machine: {error}"),
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use memtrace_model::{Finding, Status, Tier};
 use memtrace_watch::{Ended, Plan, Snapshots, Update};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
@@ -123,8 +124,10 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
         memtrace_watch::start(plan).map_err(crate::source::watch_failure)?;
     let mut redraw = tokio::time::interval(std::time::Duration::from_millis(100));
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| Failure::failed("signals", error))?;
+    // Once for all: a signal between two listeners would be lost.
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed("signals", error));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     let mut stopped = false;
     let mut gone = None;
     loop {
@@ -142,7 +145,7 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
                 }
             }
             _ = redraw.tick() => stopped |= view.refresh()?,
-            _ = tokio::signal::ctrl_c() => stopped = true,
+            _ = interrupt.recv() => stopped = true,
             _ = terminate.recv() => stopped = true,
         }
         if stopped {
