@@ -14,6 +14,8 @@ use super::tracefs::Tracefs;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same while memtrace waits.
 const QUICKLY: Duration = Duration::from_secs(2);
+/// How long it may take to begin.
+const START: Duration = Duration::from_secs(10);
 
 /// The process that will clean up.
 #[derive(Debug)]
@@ -28,15 +30,19 @@ impl Cleaner {
         let (mut ours, mut theirs) = UnixStream::pair()?;
         let guard = sys::spawn(theirs.as_raw_fd(), || work(&names, &mut theirs))?;
         drop(theirs);
-        let cleaner = |socket| Self { guard, socket };
         let mut word = [0];
-        match ours.read_exact(&mut word) {
-            Ok(()) if word == [1] => Ok(cleaner(ours)),
-            _ => {
-                drop(cleaner(ours));
-                Err(io::Error::other("the process that cleans up did not start"))
-            }
+        let answered = ours
+            .set_read_timeout(Some(START))
+            .and_then(|()| ours.read_exact(&mut word));
+        if answered.is_ok() && word == [1] {
+            return Ok(Self {
+                guard,
+                socket: ours,
+            });
         }
+        sys::kill(guard, libc::SIGKILL);
+        sys::reap(guard);
+        Err(io::Error::other("the process that cleans up did not start"))
     }
 }
 
