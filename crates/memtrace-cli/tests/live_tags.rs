@@ -10,7 +10,6 @@ mod common;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::{findings, memtrace, run};
@@ -66,9 +65,6 @@ impl Drop for Jobs {
     }
 }
 
-/// Tests that look at what the kernel has for any memtrace run one after the other.
-static ONE: Mutex<()> = Mutex::new(());
-
 /// Whether this machine allows probes; where not, the watch says so and goes on.
 fn allowed() -> bool {
     let Err(error) = tags::definitions() else {
@@ -109,11 +105,19 @@ fn events(output: &Output, kind: &str) -> Vec<Value> {
         .collect()
 }
 
+/// What the kernel has of probes in a service; other memtraces may have theirs.
+fn probes(jobs: &Jobs) -> Vec<String> {
+    let all = tags::definitions().unwrap().into_iter();
+    let pid = jobs.pid();
+    all.filter(|name| name.split('_').nth(3) == Some(&pid))
+        .collect()
+}
+
 #[track_caller]
-fn nothing_is_left(within: Duration) {
+fn nothing_is_left(jobs: &Jobs, within: Duration) {
     let until = Instant::now() + within;
     loop {
-        let left = tags::definitions().unwrap();
+        let left = probes(jobs);
         if left.is_empty() {
             return;
         }
@@ -135,7 +139,6 @@ const MINUTE: [&str; 8] = [
 
 #[test]
 fn the_label_that_leaks_is_named() {
-    let _one = ONE.lock();
     if std::env::var_os("MEMTRACE_MINUTES").is_none() {
         eprintln!("skipped: takes minutes, and MEMTRACE_MINUTES is not set");
         return;
@@ -177,14 +180,14 @@ fn the_label_that_leaks_is_named() {
 
     assert_eq!(findings(&silent), Vec::<Value>::new());
     assert!(leaky.lives() && healthy.lives());
-    nothing_is_left(Duration::ZERO);
+    nothing_is_left(&leaky, Duration::ZERO);
+    nothing_is_left(&healthy, Duration::ZERO);
 }
 
 /// A snapshot where a section of work ends, which `report` opens; after SIGINT there is no
 /// probe.
 #[test]
 fn snapshots_of_sections() {
-    let _one = ONE.lock();
     if !allowed() {
         return;
     }
@@ -202,13 +205,13 @@ fn snapshots_of_sections() {
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_secs(7));
-    assert_eq!(tags::definitions().unwrap().len(), 2);
+    assert_eq!(probes(&jobs).len(), 2);
     let interrupted = Command::new("kill")
         .args(["-INT", &watch.id().to_string()])
         .status();
     assert!(interrupted.unwrap().success());
     let status = watch.wait().unwrap();
-    nothing_is_left(Duration::ZERO);
+    nothing_is_left(&jobs, Duration::ZERO);
     let mut text = String::new();
     std::io::Read::read_to_string(watch.stdout.as_mut().unwrap(), &mut text).unwrap();
     assert!(status.success(), "{text}");
@@ -237,7 +240,6 @@ fn snapshots_of_sections() {
 /// Whatever happens to memtrace, the service goes on, and the kernel keeps nothing.
 #[test]
 fn killed() {
-    let _one = ONE.lock();
     if !allowed() {
         return;
     }
@@ -256,7 +258,7 @@ fn killed() {
         std::thread::sleep(Duration::from_millis(after));
         watch.kill().unwrap();
         watch.wait().unwrap();
-        nothing_is_left(Duration::from_secs(5));
+        nothing_is_left(&jobs, Duration::from_secs(5));
         assert!(jobs.lives());
     }
     std::thread::sleep(Duration::from_millis(300));
@@ -266,7 +268,6 @@ fn killed() {
 /// Without the rights, and where nothing is sampled, the watch says so and goes on.
 #[test]
 fn refusals() {
-    let _one = ONE.lock();
     let Some(mut jobs) = Jobs::start(&[]) else {
         return;
     };
