@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use memtrace_watch::Mark;
 
 use crate::units::{parse_address, parse_duration, parse_size};
 
@@ -57,7 +58,9 @@ pub(crate) enum Verb {
 #[command(after_help = "Examples:\n  \
     memtrace watch 127.0.0.1:6060\n  \
     memtrace watch 4242 --limit 2GiB --for 1h --store /var/lib/memtrace\n  \
-    memtrace watch http://a:6060 http://b:6060 --json --fail-on leak\n\n\
+    memtrace watch http://a:6060 http://b:6060 --json --fail-on leak\n  \
+    memtrace watch 4242 --tags\n  \
+    memtrace watch 4242 --snapshot-on tag:G001-M17 --snapshots /var/tmp/heaps\n\n\
     A stack is called growing as soon as its growth is beyond chance, and leaking when it has gone on for longer \
     than any healthy cache, session or batch of the service would need to settle (--settle).")]
 pub(crate) struct WatchArgs {
@@ -79,6 +82,28 @@ pub(crate) struct WatchArgs {
     /// bound (the service names its maps with memtrace.WatchMap)
     #[arg(long)]
     pub(crate) with_strings: bool,
+    /// Say under which label of runtime/pprof (pprof.Do) memory leaks: for Go processes of
+    /// this machine that have nothing of memtrace in them. A probe of the kernel reads the
+    /// labels as objects are sampled, about 10 µs each; needs root, or CAP_SYS_ADMIN and
+    /// CAP_PERFMON. Objects that are older than the watch have no tag
+    #[arg(long)]
+    pub(crate) tags: bool,
+    /// Take a snapshot of the heap when a section of work ends: tag:NAME, NAME being the
+    /// value of a label of runtime/pprof that a goroutine has and then no longer has;
+    /// tag:NAME:begin for when it begins. May be given several times; needs what --tags needs
+    #[arg(long, value_name = "WHEN", value_parser = parse_mark)]
+    pub(crate) snapshot_on: Vec<Mark>,
+    /// At most one snapshot of sections of work in this time
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+    pub(crate) snapshot_every: Duration,
+    /// Folder for snapshots, the newest 12 of a watch are kept: those of --snapshot-on
+    /// [default: here], and the heap of each leak that is found, with another after --cycle,
+    /// for memtrace diff and survivors
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) snapshots: Option<PathBuf>,
+    /// How long a cycle of work of the service takes
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub(crate) cycle: Duration,
     /// Keep everything seen in this folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
@@ -94,6 +119,30 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) access: AccessArgs,
 }
+
+/// `tag:NAME`, `tag:NAME:end`, `tag:NAME:begin`.
+fn parse_mark(text: &str) -> Result<Mark, String> {
+    let expected = || "expected tag:NAME or tag:NAME:begin, such as tag:G001-M17".to_owned();
+    let name = text.strip_prefix("tag:").ok_or_else(expected)?;
+    let (tag, at_begin) = match name.rsplit_once(':') {
+        Some((tag, "begin")) => (tag, true),
+        Some((tag, "end")) => (tag, false),
+        _ => (name, false),
+    };
+    if tag.is_empty() {
+        return Err(expected());
+    }
+    if tag.len() > LONGEST_TAG {
+        return Err(format!("of a label, {LONGEST_TAG} bytes are seen at most"));
+    }
+    Ok(Mark {
+        tag: tag.to_owned(),
+        at_begin,
+    })
+}
+
+/// Bytes of a label's value that the kernel fetches.
+const LONGEST_TAG: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FailOn {

@@ -63,7 +63,9 @@ impl Service {
     fn files(&self) -> BTreeSet<PathBuf> {
         let all = std::fs::read_dir(self.proc("fd")).unwrap();
         let targets = all.filter_map(|f| std::fs::read_link(f.ok()?.path()).ok());
-        targets.filter(|t| !t.starts_with("socket:")).collect()
+        targets
+            .filter(|t| !t.to_string_lossy().starts_with("socket:"))
+            .collect()
     }
 
     /// It runs, nobody traces it, it has no child, and nobody else runs its program.

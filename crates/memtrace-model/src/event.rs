@@ -39,6 +39,13 @@ pub enum EventKind {
         /// Which figures, and where from, in one line.
         text: String,
     },
+    /// A snapshot of its heap was written.
+    Snapshot {
+        /// The file.
+        file: String,
+        /// What for, in one line.
+        text: String,
+    },
     /// Something in the answer was damaged, skipped or refused.
     Warning {
         /// What it was, in one line.

@@ -15,10 +15,12 @@ use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
+use crate::follow::Follower;
 use crate::inside::{self, Inside};
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
 use crate::sdk::Sdk;
+use crate::snapshots::Teller;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
 use crate::{program, runtime_calls};
 
@@ -195,6 +197,7 @@ struct Life {
     looked_at: Option<Instant>,
     /// What the copies said of findings, by their ids.
     explained: HashMap<String, Explanation>,
+    follower: Follower,
 }
 
 impl Life {
@@ -245,7 +248,13 @@ impl Life {
         let mut settings = Settings::every(plan.interval);
         settings.settle = plan.settle.unwrap_or(settings.settle);
         let process = process(&place);
+        let teller = Teller {
+            target: name.to_owned(),
+            updates: updates.clone(),
+            keeper: keeper.clone(),
+        };
         Ok(Self {
+            follower: Follower::new(plan, teller),
             was_local: process.is_some(),
             clock: Clock::new(),
             name: name.to_owned(),
@@ -298,6 +307,15 @@ impl Life {
         })
         .await;
         for text in std::mem::take(&mut self.notes) {
+            self.event(EventKind::Warning { text }).await;
+        }
+        self.follow().await;
+    }
+
+    /// Follows the labels of the process that is there now, where it is asked for.
+    async fn follow(&mut self) {
+        let (pid, now) = (self.process.as_ref().map(Process::pid), self.clock.now());
+        for text in self.follower.start(pid, now).await {
             self.event(EventKind::Warning { text }).await;
         }
     }
@@ -438,6 +456,9 @@ impl Life {
             self.sdk.show_keys(scraper, &mut seen).await;
         }
         let mut news = self.ledger.update(seen, at);
+        if let Some(text) = self.follower.blind_spots() {
+            self.event(EventKind::Warning { text }).await;
+        }
         self.look_inside().await;
         self.explain(&mut news);
         self.tell(news).await;
@@ -470,8 +491,15 @@ impl Life {
         self.looked_at = Some(Instant::now());
         self.looked
             .extend(asked.iter().map(|f| (f.id.clone(), f.tier)));
-        match inside::look(pid, asked).await {
-            Ok(told) => self.explained.extend(told),
+        let eyes = self.follower.eyes(&asked);
+        match inside::look(pid, asked, eyes).await {
+            Ok((told, saved)) => {
+                self.explained.extend(told);
+                if let Some(saved) = saved {
+                    let kind = self.follower.saved(pid, saved);
+                    self.event(kind).await;
+                }
+            }
             Err(error) => {
                 let text = format!("what keeps it alive is not known: {error}");
                 self.event(EventKind::Warning { text }).await;
@@ -489,6 +517,10 @@ impl Life {
             finding.retained_bytes = told.retained_bytes;
             finding.retained_by.clone_from(&told.retained_by);
             finding.evidence.extend(told.evidence.iter().cloned());
+            for (key, value) in &told.tags {
+                let tag = finding.tags.entry(key.clone());
+                tag.or_insert_with(|| value.clone());
+            }
         }
     }
 
@@ -607,6 +639,7 @@ impl Life {
             self.history.started(started);
             self.restarted(format!("pid {pid} serves the address now"))
                 .await;
+            self.follow().await;
         }
     }
 
@@ -663,7 +696,9 @@ impl Life {
         }
     }
 
-    async fn end(self, watched: Duration) -> Outcome {
+    async fn end(mut self, watched: Duration) -> Outcome {
+        let nothing = Follower::default();
+        std::mem::replace(&mut self.follower, nothing).end().await;
         let mut findings = self.ledger.open();
         self.explain(&mut findings);
         for finding in &findings {
@@ -717,7 +752,7 @@ fn process(place: &Place) -> Option<Process> {
     place.pid.and_then(|pid| Process::open(pid).ok())
 }
 
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

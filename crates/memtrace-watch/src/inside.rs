@@ -2,13 +2,18 @@
 //! copy of its heap tells what keeps alive what grows. Where its heap profile is off, copies
 //! are compared.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memtrace_analysis::graph::{Dominators, Explanation, Heap, Holdings, explain};
 use memtrace_collect::goproc::{self, FreezeError};
 use memtrace_formats::goheap::{self, Memory, Program, Region, Thread};
-use memtrace_model::{Finding, HeapGraph, Profile, Time};
+use memtrace_model::{Finding, Profile, Time};
+
+use crate::follow::Eyes;
+use crate::tags::{Tagger, read_labelled};
 
 /// For the stacks of goroutines the process is frozen for some milliseconds: never more
 /// often than this.
@@ -30,6 +35,9 @@ pub(crate) enum InsideError {
     /// Its executable cannot be read.
     #[error("its executable cannot be read: {0}")]
     Executable(#[from] std::io::Error),
+    /// A snapshot cannot be written.
+    #[error("it cannot be written: {0}")]
+    Snapshot(std::io::Error),
     /// The reading broke off.
     #[error("the reading broke off")]
     Broken,
@@ -90,7 +98,8 @@ impl Inside {
         if self.compares_copies() {
             let (begun, cpu) = (Instant::now(), cpu_time());
             let profile = blocking(move || {
-                let graph = copy(pid)?;
+                let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+                let (graph, _) = read_labelled(pid, frozen, None)?;
                 let dominators = Dominators::of(&graph);
                 let heap = Heap {
                     graph: &graph,
@@ -128,22 +137,32 @@ impl Inside {
     }
 }
 
-/// What a copy of the heap of a process says of each finding, by the finding's id.
+/// What a copy of the heap of a process says of each finding, by the finding's id; and where
+/// the heap was written, if it was to be.
 pub(crate) async fn look(
     pid: u32,
     findings: Vec<Finding>,
-) -> Result<Vec<(String, Explanation)>, InsideError> {
+    eyes: Eyes,
+) -> Result<(Vec<(String, Explanation)>, Option<io::Result<PathBuf>>), InsideError> {
     blocking(move || {
-        let graph = copy(pid)?;
+        let tagger = eyes.tagger.as_deref();
+        let _turn = tagger.map(Tagger::turn);
+        let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+        let (graph, at_copy) = read_labelled(pid, frozen, tagger)?;
+        let saved = eyes.album.map(|album| album.write(&graph, "leak"));
         let dominators = Dominators::of(&graph);
         let heap = Heap {
             graph: &graph,
             dominators: &dominators,
         };
-        let explained = findings
-            .iter()
-            .filter_map(|f| Some((f.id.clone(), explain(heap, f)?)));
-        Ok(explained.collect())
+        let explained = findings.iter().filter_map(|finding| {
+            let mut explanation = explain(heap, finding)?;
+            if let Some(at_copy) = &at_copy {
+                at_copy.explain(heap, finding, &mut explanation);
+            }
+            Some((finding.id.clone(), explanation))
+        });
+        Ok((explained.collect(), saved))
     })
     .await
 }
@@ -158,16 +177,7 @@ fn cpu_time() -> Duration {
     )
 }
 
-fn copy(pid: u32) -> Result<HeapGraph, InsideError> {
-    let executable = executable(pid)?;
-    let frozen = goproc::freeze(pid, &goproc::Options::default())?;
-    let (regions, threads) = (frozen.regions(), frozen.threads());
-    let (graph, _) = goheap::read(&process(pid, &executable, &frozen, regions, threads))?;
-    frozen.thaw();
-    Ok(graph)
-}
-
-fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
+pub(crate) fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     std::fs::File::open(format!("/proc/{pid}/exe"))?
@@ -176,7 +186,7 @@ fn executable(pid: u32) -> Result<Vec<u8>, InsideError> {
     Ok(bytes)
 }
 
-fn process<'a>(
+pub(crate) fn process<'a>(
     pid: u32,
     executable: &'a [u8],
     memory: &'a dyn Memory,

@@ -6,12 +6,15 @@
 //! out is a stream of [`Update`]s and, at the end, [`Ended`].
 
 mod engine;
+mod follow;
 mod inside;
 mod keeper;
 mod ledger;
 mod program;
 mod runtime_calls;
 mod sdk;
+mod snapshots;
+mod tags;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +27,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use sdk::Sdk;
+pub use snapshots::Snapshots;
+pub use tags::Mark;
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
@@ -42,6 +47,10 @@ pub struct Plan {
     pub store: Option<PathBuf>,
     /// Findings may show content of the target, such as keys of a map.
     pub with_strings: bool,
+    /// Follow the labels (`runtime/pprof`) under which a local Go process allocates.
+    pub tags: bool,
+    /// Snapshots that are taken by the way.
+    pub snapshots: Option<Snapshots>,
     /// How to talk to the endpoints.
     pub access: Access,
 }

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use memtrace_model::{Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, SampleKind};
 
@@ -25,6 +25,9 @@ pub struct Explanation {
     pub retained_by: Vec<String>,
     /// What was seen, in sentences.
     pub evidence: Vec<String>,
+    /// Under which labels it was allocated, where those were followed: see
+    /// [`tag_shares`](super::tag_shares).
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What keeps alive what a finding speaks of: the objects that its stack allocated, as far
@@ -62,7 +65,7 @@ fn stack(graph: &HeapGraph, stack: HeapStackId) -> Own<'_> {
 }
 
 /// Which of these stacks are the finding's; where none is, those that pass its culprit.
-fn fitting(
+pub(super) fn fitting(
     graph: &HeapGraph,
     finding: &Finding,
     stacks: impl Iterator<Item = HeapStackId>,
@@ -274,5 +277,6 @@ fn goroutines(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         retained_bytes: Some(retained + stacks),
         retained_by: vec![root_words(graph, graph.root_node(first.root))],
         evidence,
+        tags: BTreeMap::new(),
     })
 }

@@ -15,6 +15,7 @@ mod paths;
 mod sample;
 mod survivors;
 mod suspects;
+mod tags;
 mod tree;
 
 pub use diff::{Count, DiffRow, Growth, HeapDiff, diff};
@@ -33,6 +34,7 @@ pub use survivors::{
     Share, SurvivorGroup, SurvivorOptions, SurvivorReport, SurvivorTracker, module_of,
 };
 pub use suspects::{BloatedMap, FinalizerGroup, PoolContents, SuspectOptions, Suspects, suspects};
+pub use tags::{LabelPairs, TagBook, TagShare, tag_shares};
 pub use tree::{RetentionNode, RetentionTree, TreeLimits};
 
 use memtrace_model::HeapGraph;

@@ -82,6 +82,7 @@ pub(super) fn event_text(kind: &EventKind) -> String {
         EventKind::Lost { reason } => format!("cannot be read: {reason}"),
         EventKind::Recovered => "can be read again".into(),
         EventKind::Warning { text } | EventKind::Source { text } => text.clone(),
+        EventKind::Snapshot { file, text } => format!("snapshot {file}: {text}"),
         _ => String::new(),
     }
 }

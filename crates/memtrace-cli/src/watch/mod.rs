@@ -10,8 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use memtrace_model::{Finding, Status, Tier};
-use memtrace_watch::{Ended, Plan, Update};
+use memtrace_watch::{Ended, Plan, Snapshots, Update};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
@@ -94,7 +95,17 @@ fn plan(args: WatchArgs) -> Plan {
     let mut access = crate::source::access(&args.access);
     // Repeats end within an interval, but a slow answer gets its time.
     access.interval = args.interval.clamp(Duration::from_secs(5), access.interval);
+    let is_asked = args.snapshots.is_some() || !args.snapshot_on.is_empty();
+    let snapshots = is_asked.then(|| Snapshots {
+        verdicts: args.snapshots.is_some(),
+        dir: args.snapshots.unwrap_or_else(|| ".".into()),
+        cycle: args.cycle,
+        marks: args.snapshot_on,
+        every: args.snapshot_every,
+    });
     Plan {
+        tags: args.tags,
+        snapshots,
         targets: args.target,
         interval: args.interval,
         duration: args.duration,
@@ -113,8 +124,10 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
         memtrace_watch::start(plan).map_err(crate::source::watch_failure)?;
     let mut redraw = tokio::time::interval(std::time::Duration::from_millis(100));
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| Failure::failed("signals", error))?;
+    // Once for all: a signal between two listeners would be lost.
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed("signals", error));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     let mut stopped = false;
     let mut gone = None;
     loop {
@@ -132,7 +145,7 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
                 }
             }
             _ = redraw.tick() => stopped |= view.refresh()?,
-            _ = tokio::signal::ctrl_c() => stopped = true,
+            _ = interrupt.recv() => stopped = true,
             _ = terminate.recv() => stopped = true,
         }
         if stopped {

@@ -26,6 +26,7 @@ mod guard;
 mod inject;
 mod maps;
 mod sys;
+pub mod tags;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -33,6 +34,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
@@ -229,6 +231,13 @@ struct Held {
     until: Instant,
 }
 
+/// A process has one tracer: who wants another copy, or to look at a process, waits for the
+/// few milliseconds that the first takes.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Freezes a live process.
 ///
 /// The process is stopped for as long as `fork` takes (tens of milliseconds for a GB),
@@ -247,6 +256,7 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
             what: "memtrace cannot freeze itself".to_owned(),
         });
     }
+    let _turn = turn();
     let target = Target::look(pid)?;
     let mut regions = target.regions()?;
     let refused = match options.method {
@@ -416,6 +426,16 @@ impl Frozen {
     }
 }
 
+/// Now, by the clock that Go's runtime and the kernel's events use (`CLOCK_MONOTONIC`), in
+/// nanoseconds.
+#[must_use]
+pub fn monotonic() -> Option<u64> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).ok()?;
+    let within = u64::try_from(now.tv_nsec).ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(within)
+}
+
 /// The memory of a process that goes on: for what its runtime never takes back, and
 /// without a pause. What is read piece by piece need not be of one moment.
 #[derive(Debug)]
@@ -429,6 +449,7 @@ pub struct Running {
 /// # Errors
 /// See [`FreezeError`]: the same rights are needed.
 pub fn running(pid: u32) -> Result<Running, FreezeError> {
+    let _turn = turn();
     let target = Target::look(pid)?;
     let regions = target.regions()?;
     let memory = File::open(format!("/proc/{pid}/mem")).map_err(|error| match error.kind() {

@@ -90,6 +90,17 @@ impl<R: Read + Seek> Program<R> {
         Some(name)
     }
 
+    /// For each function for which `wanted` holds, by name, the place of its first
+    /// instruction in the file, bytes. A name may stand for several functions.
+    pub fn file_offsets(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
+        let text = self.code.text;
+        let entries = self.functions.iter();
+        entries
+            .filter(|(entry, name)| text.holds(*entry) && wanted(name))
+            .map(|(entry, name)| (name.to_owned(), entry - text.address + text.offset))
+            .collect()
+    }
+
     /// By how much the addresses of a process that runs this program are greater than
     /// those of the file: its executable mapping of the file starts at `mapped`, with
     /// the file's byte `offset`. 0 unless it is position-independent.

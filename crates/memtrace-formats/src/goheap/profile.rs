@@ -24,8 +24,8 @@ const BUCKET: u64 = 48;
 /// A Go program whose runtime can be read again and again.
 #[derive(Debug)]
 pub struct Program {
-    image: Image,
-    functions: Functions,
+    pub(super) image: Image,
+    pub(super) functions: Functions,
 }
 
 impl Program {

@@ -152,6 +152,8 @@ pub(crate) struct Image {
     pub(super) type_base: Option<u64>,
     /// What a person should know about how the program was read.
     pub(crate) notes: Vec<String>,
+    /// The layouts are those of an older release: nothing told those of this one.
+    pub(crate) is_assumed: bool,
 }
 
 impl Image {
@@ -213,6 +215,7 @@ impl Image {
             Err(_) => Default::default(),
         };
         if let Some(newest) = newest.filter(|_| own.sizes.is_empty()) {
+            self.is_assumed = true;
             self.notes.push(format!(
                 "{} is newer than what is known here; its runtime is read as that of Go 1.{newest}",
                 self.version.text
