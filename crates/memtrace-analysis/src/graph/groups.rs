@@ -94,7 +94,7 @@ pub fn by_type(heap: Heap<'_>) -> Vec<TypeGroup> {
             ..TypeGroup::default()
         })
         .collect();
-    for (n, (t, &words)) in graph.types.iter().zip(&graph.words).enumerate() {
+    for (n, (t, words)) in graph.types.iter().zip(graph.words.iter()).enumerate() {
         let (group, bytes) = (&mut groups[t.index()], u64::from(words) * 8);
         if tree.is_reachable(NodeId(n as u32)) {
             group.objects += 1;

@@ -174,7 +174,7 @@ pub(super) fn along(graph: &HeapGraph, nodes: &[NodeId]) -> RootPath {
         let at = graph.targets(w[0]).iter().position(|&n| n == w[1]);
         PathStep {
             from: w[0],
-            slot: at.map(|i| graph.slots(w[0])[i]),
+            slot: at.and_then(|i| graph.slots(w[0]).nth(i)),
             to: w[1],
         }
     });

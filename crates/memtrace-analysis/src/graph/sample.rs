@@ -42,7 +42,7 @@ impl Sample {
             .addresses
             .last()
             .zip(g.words.last())
-            .map_or(0x1000, |(&a, &w)| a + u64::from(w) * 8);
+            .map_or(0x1000, |(a, w)| a + u64::from(w) * 8);
         g.addresses.push(end);
         g.words.push(words);
         g.types.push(kind);
