@@ -177,11 +177,13 @@ impl Dominators {
         (at != NONE).then_some(at as usize)
     }
 
-    fn size_at(&self, position: usize) -> usize {
+    /// How many positions the subtree takes that starts at this one.
+    pub(super) fn size_at(&self, position: usize) -> usize {
         self.size.at(self.size.len() - 1 - position) as usize
     }
 
-    fn retained_at(&self, position: usize) -> u64 {
+    /// Bytes that the node at a position retains.
+    pub(super) fn retained_at(&self, position: usize) -> u64 {
         8 * self.retained.at(self.retained.len() - 1 - position)
     }
 }
@@ -257,6 +259,13 @@ impl Reached {
     }
 }
 
+/// Where a node stands in preorder, and where there is room for the next below it.
+#[derive(Clone, Copy)]
+struct Place {
+    own: u32,
+    free: u32,
+}
+
 /// The position of each node in preorder of the dominator tree, and the position of its
 /// immediate dominator for what is at each. `number` and `owned` are as in [`Reached`], `idom`
 /// is by number.
@@ -275,17 +284,15 @@ fn preorder(number: Vec<u32>, mut idom: Vec<u32>, owned: &Bits) -> (Vec<u32>, Ve
     // A dominator has a smaller number than what it dominates: when a node is placed, its
     // dominator is, and knows its next free position.
     let all = nodes.first().map_or(0, |&n| n as usize);
-    let (mut place, mut free) = (nodes, vec![1u32; count]);
-    if let Some(above) = place.first_mut() {
-        *above = 0;
-    }
+    let mut places = vec![Place { own: 0, free: 1 }; count];
     for w in 1..count {
-        let d = idom[w] as usize;
-        let nodes = std::mem::replace(&mut place[w], free[d]);
-        free[d] += nodes;
-        free[w] = place[w] + 1;
-        idom[w] = place[d];
+        let above = &mut places[idom[w] as usize];
+        let own = above.free;
+        above.free += nodes[w];
+        idom[w] = above.own;
+        places[w] = Place { own, free: own + 1 };
     }
+    drop(nodes);
     let mut parent = vec![0; all];
     let mut position = number;
     for (position, owned) in position.iter_mut().zip(owned.iter()) {
@@ -293,13 +300,14 @@ fn preorder(number: Vec<u32>, mut idom: Vec<u32>, owned: &Bits) -> (Vec<u32>, Ve
             NONE => continue,
             number => number as usize,
         };
+        let place = &mut places[w];
         let dominator;
         (*position, dominator) = if owned {
             // Owned leaves take what is left.
-            free[w] += 1;
-            (free[w] - 1, place[w])
+            place.free += 1;
+            (place.free - 1, place.own)
         } else {
-            (place[w], idom[w])
+            (place.own, idom[w])
         };
         parent[*position as usize] = dominator;
     }

@@ -651,11 +651,9 @@ impl<'a> Typing<'a> {
             .collect();
         graph.slices.sort_unstable_by_key(|s| s.node);
         let of = std::mem::take(&mut self.of);
-        graph.types.reserve_exact(of.len());
-        for (node, of) in (0..).zip(of) {
+        let types = of.into_iter().zip(0..).map(|(of, node)| {
             if let Some(number) = of.checked_sub(1) {
-                graph.types.push(known[number as usize]);
-                continue;
+                return known[number as usize];
             }
             let span = self.span(node);
             let (size, plain) = span.map_or((0, true), |s| (s.size, s.pointers == Pointers::None));
@@ -677,8 +675,10 @@ impl<'a> Typing<'a> {
                 });
                 heap_types.len() as u32 - 1
             });
-            graph.types.push(HeapTypeId(number));
-        }
+            HeapTypeId(number)
+        });
+        // In the memory of what they are made from.
+        graph.types = types.collect();
         graph.heap_types = heap_types;
         graph.fields = fields;
     }
