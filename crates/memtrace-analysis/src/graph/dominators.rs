@@ -192,11 +192,10 @@ impl Dominators {
 fn owned_leaves(graph: &HeapGraph, links: &Links<'_>) -> Bits {
     let nodes = graph.node_count();
     let (mut owned, mut shared) = (Bits::new(nodes), Bits::new(nodes));
-    for node in (0..nodes as u32).map(NodeId) {
-        for target in links.below(node).iter().chain(links.edges(node)) {
-            if owned.set(target.index()) {
-                shared.set(target.index());
-            }
+    // Edges that are not followed may count: that costs time only.
+    for target in graph.edges.iter().chain(links.all_below()) {
+        if owned.set(target.index()) {
+            shared.set(target.index());
         }
     }
     let is_owned = |n: u32| links.is_leaf(NodeId(n)) && !shared.at(n as usize);
