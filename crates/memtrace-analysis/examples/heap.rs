@@ -32,7 +32,7 @@ fn main() {
         "dominators: {spent:.2} s, {:.1} M objects/s; {} of {} MB reachable; peak {} MB, {bytes:.0} bytes/object beside the graph",
         graph.object_count() as f64 / spent / 1e6,
         tree.reachable_bytes() / 1_000_000,
-        graph.words.iter().map(|&w| u64::from(w) * 8).sum::<u64>() / 1_000_000,
+        graph.words.iter().map(|w| u64::from(w) * 8).sum::<u64>() / 1_000_000,
         peak()
     );
     let heap = Heap {
@@ -122,7 +122,7 @@ fn made_up(objects: u32, shape: &str) -> HeapGraph {
         graph.edges.push(NodeId(to));
         graph.edge_starts.push(graph.edges.len() as u32);
     }
-    graph.edge_slots = vec![EdgeSlot::default(); graph.edges.len()];
+    graph.edge_slots = (graph.edges.iter()).map(|_| EdgeSlot::default()).collect();
     graph
 }
 

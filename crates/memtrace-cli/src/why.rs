@@ -283,7 +283,7 @@ impl<'a> Object<'a> {
 
     fn address(&self, node: NodeId) -> u64 {
         let addresses = &self.heap.graph.addresses;
-        addresses.get(node.index()).copied().unwrap_or(0)
+        addresses.get(node.index()).unwrap_or(0)
     }
 
     fn dominators(&self) -> Vec<String> {
@@ -305,7 +305,7 @@ impl<'a> Object<'a> {
         let graph = self.heap.graph;
         (graph.targets(self.node).iter())
             .zip(graph.slots(self.node))
-            .map(|(&to, &slot)| (field(graph, self.node, slot), to))
+            .map(|(&to, slot)| (field(graph, self.node, slot), to))
             .collect()
     }
 
@@ -424,11 +424,11 @@ mod tests {
     fn objects() {
         let loaded = sample::loaded();
         let heap = loaded.heap();
-        let session = heap.graph.addresses[3];
+        let session = heap.graph.addresses.at(3);
         let dead = heap.graph.addresses.len() - 4;
-        let dead = heap.graph.addresses[dead];
+        let dead = heap.graph.addresses.at(dead);
         // Inside it as well as at its start.
-        let words = [session + 8, dead, heap.graph.addresses[0]].map(|address| {
+        let words = [session + 8, dead, heap.graph.addresses.at(0)].map(|address| {
             let object = Object::at(heap, address).expect("an object");
             object.lines().join("\n")
         });

@@ -44,7 +44,7 @@ fn graph(pid: u32, taken: i64) -> HeapGraph {
     graph.edge_starts.push(39);
     graph.edges.push(NodeId(0));
     graph.edge_starts.push(40);
-    graph.edge_slots = vec![EdgeSlot::default(); 40];
+    graph.edge_slots = (0..40).map(|_| EdgeSlot::default()).collect();
     assert_eq!(graph.check(), Ok(()));
     graph
 }

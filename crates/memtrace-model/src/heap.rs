@@ -1,4 +1,4 @@
-use crate::{Lists, Strings, Time};
+use crate::{Addresses, Bits, Lists, Packed, Strings, Time};
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
@@ -321,14 +321,14 @@ pub struct HeapGraph {
     pub collections: u32,
 
     /// Address of each object, ascending.
-    pub addresses: Vec<u64>,
+    pub addresses: Addresses,
     /// Size of each object in words of 8 bytes, as the allocator rounds it.
-    pub words: Vec<u32>,
+    pub words: Packed<u32>,
     /// Type of each object.
     pub types: Vec<HeapTypeId>,
     /// For each object, whether it was there already at the last collection: the identity of an
     /// object is its address as long as this holds at each collection.
-    pub survived: Vec<bool>,
+    pub survived: Bits,
 
     /// The edges of node `n` are `edges[edge_starts[n]..edge_starts[n + 1]]`, and so are
     /// their slots. One longer than there are nodes.
@@ -336,7 +336,7 @@ pub struct HeapGraph {
     /// Where each edge leads: an object.
     pub edges: Vec<NodeId>,
     /// Where in the node each edge starts.
-    pub edge_slots: Vec<EdgeSlot>,
+    pub edge_slots: Packed<EdgeSlot>,
     /// The roots.
     pub roots: Vec<Root>,
 
@@ -395,9 +395,7 @@ impl HeapGraph {
     /// Bytes of a node; 0 for a root.
     #[must_use]
     pub fn size(&self, node: NodeId) -> u64 {
-        self.words
-            .get(node.index())
-            .map_or(0, |&w| u64::from(w) * 8)
+        self.words.get(node.index()).map_or(0, |w| u64::from(w) * 8)
     }
 
     /// Name of a node's type; of the root for a root.
@@ -418,8 +416,11 @@ impl HeapGraph {
 
     /// Where in the node each of its edges starts, in the order of [`HeapGraph::targets`].
     #[must_use]
-    pub fn slots(&self, node: NodeId) -> &[EdgeSlot] {
-        &self.edge_slots[self.edge_range(node)]
+    pub fn slots(
+        &self,
+        node: NodeId,
+    ) -> impl DoubleEndedIterator<Item = EdgeSlot> + ExactSizeIterator + Clone + '_ {
+        self.edge_slots.range(self.edge_range(node))
     }
 
     fn edge_range(&self, node: NodeId) -> std::ops::Range<usize> {
@@ -429,9 +430,9 @@ impl HeapGraph {
     /// The object at or around an address.
     #[must_use]
     pub fn object_at(&self, address: u64) -> Option<NodeId> {
-        let next = self.addresses.partition_point(|&a| a <= address);
+        let next = self.addresses.count_to(address);
         let node = NodeId(u32::try_from(next.checked_sub(1)?).ok()?);
-        (address - self.addresses[node.index()] < self.size(node)).then_some(node)
+        (address - self.addresses.at(node.index()) < self.size(node)).then_some(node)
     }
 
     /// The stack that allocated an object, where it was sampled.
@@ -477,7 +478,7 @@ impl HeapGraph {
         let is_stack = |s: HeapStackId| s.index() < self.stacks.len();
         let links: usize = self.goroutines.iter().map(|g| g.waits_on.len()).sum();
         let links = self.edges.len() + self.roots.len() + links;
-        let words: u64 = self.words.iter().map(|&w| u64::from(w)).sum();
+        let words: u64 = self.words.iter().map(u64::from).sum();
         let checks: [(bool, &'static str); 17] = [
             (nodes < u32::MAX as usize, "too many nodes"),
             (links < u32::MAX as usize, "too many edges"),
@@ -496,7 +497,7 @@ impl HeapGraph {
                 "ages and objects differ in number",
             ),
             (
-                self.addresses.is_sorted_by(|a, b| a < b),
+                self.addresses.iter().is_sorted_by(|a, b| a < b),
                 "objects are not in order",
             ),
             (

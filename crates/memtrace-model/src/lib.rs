@@ -13,6 +13,7 @@
 //! and knows no wire format. In-use values are gauges: two profiles of one
 //! process are never added.
 
+mod columns;
 mod event;
 mod finding;
 mod heap;
@@ -23,6 +24,7 @@ mod series;
 pub mod snapshot;
 mod time;
 
+pub use columns::{Addresses, Bits, Pack, Packed};
 pub use event::{Event, EventKind};
 pub use finding::{
     Bound, FINDING_SCHEMA, Finding, Frame, Pattern, Rate, SampleKind, Status, Tier, finding_schema,

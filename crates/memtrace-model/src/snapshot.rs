@@ -243,12 +243,12 @@ impl<W: Write> Writer<'_, W> {
             put_option(b, r.parent.map(u64::from));
             put(b, r.line.into());
         })?;
-        self.rows(Column::Words, g.words.iter(), |b, &w| put(b, w.into()))?;
+        self.rows(Column::Words, g.words.iter(), |b, w| put(b, w.into()))?;
         let mut end = 0u64;
         self.rows(
             Column::Addresses,
-            g.addresses.iter().zip(&g.words),
-            |b, (&a, &w)| {
+            g.addresses.iter().zip(g.words.iter()),
+            |b, (a, w)| {
                 put_address(b, a, end);
                 end = end_of(a, w);
             },
@@ -257,10 +257,9 @@ impl<W: Write> Writer<'_, W> {
             put(b, t.0.into())
         })?;
         // Lengths of the runs of equal values, the first of them false.
-        let runs = g.survived.chunk_by(|a, b| a == b).map(<[bool]>::len);
-        let empty_first = g.survived.first().copied().unwrap_or(false).then_some(0);
-        let runs = empty_first.into_iter().chain(runs);
-        self.rows(Column::Survived, runs, |b, run| put(b, run as u64))?;
+        self.rows(Column::Survived, g.survived.runs(), |b, run| {
+            put(b, run as u64)
+        })?;
         let degrees = g.edge_starts.windows(2).map(|w| w[1] - w[0]);
         self.rows(Column::Degrees, degrees, |b, d| put(b, d.into()))?;
         let mut near = Near::of(&g.edge_starts);
@@ -551,7 +550,7 @@ impl Reader {
             }),
             Column::Words => g.words.push(from.u32()?),
             Column::Addresses => {
-                let words = *g.words.get(g.addresses.len())?;
+                let words = g.words.get(g.addresses.len())?;
                 let address = from.address(self.end)?;
                 self.end = end_of(address, words);
                 g.addresses.push(address);
@@ -563,7 +562,7 @@ impl Reader {
                 if length > g.words.len() {
                     return None;
                 }
-                g.survived.resize(length, self.survived);
+                g.survived.push_run(run, self.survived);
                 self.survived = !self.survived;
             }
             Column::Degrees => {
@@ -625,13 +624,11 @@ impl Reader {
         }
         let g = &self.graph;
         self.inside
-            + of(&g.addresses)
-            + of(&g.words)
+            + (g.addresses.bytes() + g.words.bytes() + g.survived.bytes()) as u64
             + of(&g.types)
-            + of(&g.survived)
             + 2 * of(&g.edge_starts)
             + of(&g.edges)
-            + of(&g.edge_slots)
+            + g.edge_slots.bytes() as u64
             + of(&g.roots)
             + of(&g.heap_types)
             + of(&g.frames)

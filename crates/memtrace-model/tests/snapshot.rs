@@ -77,20 +77,23 @@ fn sample() -> HeapGraph {
             line: 42,
         },
     ];
-    g.addresses = vec![
+    g.addresses = [
         0xc000_0000_0000,
         0xc000_0000_0010,
         0xc000_0001_0000,
         0xc000_0001_0030,
-    ];
-    g.words = vec![2, 8, 6, 12];
+    ]
+    .into_iter()
+    .collect();
+    g.words = [2, 8, 6, 12].into_iter().collect();
     g.types = [0, 1, 2, 3].map(HeapTypeId).to_vec();
-    g.survived = vec![true, true, false, true];
+    g.survived = [true, true, false, true].into_iter().collect();
     g.edge_starts = vec![0, 1, 3, 3, 3, 4, 4, 5];
     g.edges = [1, 2, 0, 0, 3].map(NodeId).to_vec();
     g.edge_slots = [(8, false), (0, true), (16, false), (0, false), (24, true)]
         .map(|(offset, interior)| EdgeSlot::new(offset, interior))
-        .to_vec();
+        .into_iter()
+        .collect();
     g.allocated = vec![Allocated {
         node: NodeId(1),
         stack,

@@ -230,7 +230,7 @@ pub(super) fn same_objects(old: &HeapGraph, new: &HeapGraph) -> Vec<(NodeId, Nod
     let mut pairs = Vec::new();
     let (mut o, mut n) = (0, 0);
     while let (Some(a), Some(b)) = (old.addresses.get(o), new.addresses.get(n)) {
-        match a.cmp(b) {
+        match a.cmp(&b) {
             Ordering::Less => o += 1,
             Ordering::Greater => n += 1,
             Ordering::Equal => {
@@ -239,8 +239,8 @@ pub(super) fn same_objects(old: &HeapGraph, new: &HeapGraph) -> Vec<(NodeId, Nod
                     new_names[new.types[n].index()],
                 );
                 let same_type = was.is_none() || is.is_none() || was == is;
-                let stayed = !collected || new.survived[n];
-                if same_type && stayed && old.words[o] == new.words[n] {
+                let stayed = !collected || new.survived.at(n);
+                if same_type && stayed && old.words.at(o) == new.words.at(n) {
                     pairs.push((NodeId(o as u32), NodeId(n as u32)));
                 }
                 o += 1;
@@ -372,7 +372,7 @@ mod tests {
     fn an_object_born_since_the_last_collection_is_another() {
         let a = cache(3, 0, 1);
         let mut b = cache(3, 0, 2);
-        b.survived[1] = false;
+        b.survived = (0..b.object_count()).map(|n| n != 1).collect();
         assert_eq!(same_objects(&a, &b).len(), 4);
         b.collections = 1;
         assert_eq!(same_objects(&a, &b).len(), 5);

@@ -94,7 +94,7 @@ pub fn by_type(heap: Heap<'_>) -> Vec<TypeGroup> {
             ..TypeGroup::default()
         })
         .collect();
-    for (n, (t, &words)) in graph.types.iter().zip(&graph.words).enumerate() {
+    for (n, (t, words)) in graph.types.iter().zip(graph.words.iter()).enumerate() {
         let (group, bytes) = (&mut groups[t.index()], u64::from(words) * 8);
         if tree.is_reachable(NodeId(n as u32)) {
             group.objects += 1;
@@ -104,7 +104,8 @@ pub fn by_type(heap: Heap<'_>) -> Vec<TypeGroup> {
             group.dead_bytes += bytes;
         }
     }
-    let typed = (tree.reachable().iter()).filter_map(|&n| Some((n, graph.types.get(n.index())?.0)));
+    let typed = (tree.reachable().iter().zip(1..))
+        .filter_map(|(&n, at)| Some((at, graph.types.get(n.index())?.0)));
     for (t, retained) in retained_by(heap, groups.len(), typed)
         .into_iter()
         .enumerate()
@@ -117,23 +118,21 @@ pub fn by_type(heap: Heap<'_>) -> Vec<TypeGroup> {
 }
 
 /// Bytes that the nodes of each group retain, without those below others of the same group.
-/// `nodes` come in preorder.
+/// `nodes` come in preorder, by their position in it.
 fn retained_by(
     heap: Heap<'_>,
     groups: usize,
-    nodes: impl Iterator<Item = (NodeId, u32)>,
+    nodes: impl Iterator<Item = (usize, u32)>,
 ) -> Vec<u64> {
     let tree = heap.dominators;
     let mut retained = vec![0u64; groups];
     // Where the last counted subtree of each group ends.
     let mut covered = vec![0usize; groups];
-    for (node, group) in nodes {
-        let (Some(at), g) = (tree.position(node), group as usize) else {
-            continue;
-        };
+    for (at, group) in nodes {
+        let g = group as usize;
         if at >= covered[g] {
-            retained[g] += tree.retained(node);
-            covered[g] = at + tree.retained_nodes(node) as usize;
+            retained[g] += tree.retained_at(at);
+            covered[g] = at + tree.size_at(at);
         }
     }
     retained
@@ -170,7 +169,7 @@ pub fn by_stack(heap: Heap<'_>) -> Vec<StackGroup> {
         group.objects += times;
         group.bytes += times * bytes as f64;
     }
-    let sampled = sampled.into_iter().map(|(_, n, s)| (n, s));
+    let sampled = sampled.into_iter().map(|(at, _, s)| (at, s));
     for (s, retained) in retained_by(heap, groups.len(), sampled)
         .into_iter()
         .enumerate()

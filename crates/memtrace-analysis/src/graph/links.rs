@@ -72,6 +72,11 @@ impl<'a> Links<'a> {
         }
     }
 
+    /// What any root leads to beside its edges.
+    pub(super) fn all_below(&self) -> &[NodeId] {
+        &self.below
+    }
+
     /// Whether an object leads nowhere.
     pub(super) fn is_leaf(&self, node: NodeId) -> bool {
         let n = node.index();

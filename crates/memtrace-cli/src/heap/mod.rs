@@ -97,7 +97,7 @@ impl Sums {
     pub(crate) fn of_all(graph: &HeapGraph) -> Self {
         let mut sums = Self::default();
         let live = live_objects(graph);
-        for ((&kind, &words), live) in graph.types.iter().zip(&graph.words).zip(live) {
+        for ((&kind, words), live) in graph.types.iter().zip(graph.words.iter()).zip(live) {
             let bytes = u64::from(words) * 8;
             if !live {
                 sums.dead_objects += 1;

@@ -45,7 +45,7 @@ impl Sample {
     fn object(&mut self, kind: HeapTypeId, bytes: u64) -> u32 {
         let g = &mut self.graph;
         let end = (g.addresses.last().zip(g.words.last()))
-            .map_or(0xc000_0000_0000, |(a, &w)| a + u64::from(w) * 8);
+            .map_or(0xc000_0000_0000, |(a, w)| a + u64::from(w) * 8);
         g.addresses.push(end);
         g.words.push((bytes / 8) as u32);
         g.types.push(kind);
@@ -196,7 +196,7 @@ pub(crate) fn graph(more: u32) -> HeapGraph {
         });
     }
     s.graph.totals.profile_rate = 524_288;
-    let bytes: u64 = s.graph.words.iter().map(|&w| u64::from(w) * 8).sum();
+    let bytes: u64 = s.graph.words.iter().map(|w| u64::from(w) * 8).sum();
     s.graph.totals.heap_alloc = Some(bytes + 100);
     s.done()
 }

@@ -117,6 +117,8 @@ fn read_bounded(
         ..HeapGraph::default()
     };
     graph.runtime = graph.strings.intern(&image.version.text);
+    graph.addresses.reserve(spans.len() as usize);
+    graph.words.reserve(spans.len() as usize);
     for span in &spans.list {
         let (_, objects) = spans.objects(span);
         for (index, survived) in objects {

@@ -552,7 +552,7 @@ pub(crate) fn specials(
                     for edge in range {
                         roots.edge(
                             edges.targets[edge],
-                            EdgeSlot::new(0, edges.slots[edge].is_interior()),
+                            EdgeSlot::new(0, edges.slots.at(edge).is_interior()),
                         );
                     }
                     held(spans, roots, &[function]);

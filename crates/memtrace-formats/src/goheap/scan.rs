@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memtrace_model::EdgeSlot;
+use memtrace_model::{EdgeSlot, Packed};
 use rayon::prelude::*;
 
 use super::image::Image;
@@ -35,7 +35,7 @@ pub(crate) struct Edges {
     /// One longer than there are objects.
     pub(crate) starts: Vec<u32>,
     pub(crate) targets: Vec<u32>,
-    pub(crate) slots: Vec<EdgeSlot>,
+    pub(crate) slots: Packed<EdgeSlot>,
 }
 
 /// Where words that tell types may point.
@@ -86,6 +86,9 @@ pub(crate) fn edges(
     let masks = Masks::new(image);
     let mut edges = Edges::default();
     edges.starts.reserve_exact(spans.len() as usize + 1);
+    // Without a word on how many there are: one large piece grows in place, small ones leave holes.
+    edges.targets.reserve(spans.len() as usize);
+    edges.slots.reserve(spans.len() as usize);
     edges.starts.push(0);
     let mut unread = 0;
     let batches = batches(&spans.list);

@@ -9,8 +9,8 @@ use hashbrown::{HashMap, HashSet};
 use std::rc::Rc;
 
 use memtrace_model::{
-    ChannelUse, HeapField, HeapGraph, HeapKind, HeapType, HeapTypeId, Lists, MapUse, NodeId,
-    SliceUse,
+    Addresses, ChannelUse, HeapField, HeapGraph, HeapKind, HeapType, HeapTypeId, Lists, MapUse,
+    NodeId, SliceUse,
 };
 
 use super::image::Image;
@@ -82,7 +82,7 @@ pub(crate) struct Typing<'a> {
     window: &'a Window<'a>,
     image: &'a Image,
     spans: &'a Spans,
-    addresses: &'a [u64],
+    addresses: &'a Addresses,
     edges: &'a Edges,
     entries: Vec<Entry>,
     numbers: HashMap<(What, bool), u32>,
@@ -108,7 +108,7 @@ impl<'a> Typing<'a> {
         window: &'a Window<'a>,
         image: &'a Image,
         spans: &'a Spans,
-        addresses: &'a [u64],
+        addresses: &'a Addresses,
         edges: &'a Edges,
     ) -> Self {
         Self {
@@ -189,7 +189,10 @@ impl<'a> Typing<'a> {
         if known.is_none_or(|&known| known >= Trust::Exact) {
             return;
         }
-        let at = self.addresses[node as usize].wrapping_add(self.bytes(node).1);
+        let at = self
+            .addresses
+            .at(node as usize)
+            .wrapping_add(self.bytes(node).1);
         let part = match self.window.u8(at) {
             Ok(is_entry @ 0..=1) => self.types.trie_part(kind, is_entry == 1),
             _ => None,
@@ -306,7 +309,7 @@ impl<'a> Typing<'a> {
     }
 
     fn span(&self, node: u32) -> Option<&super::spans::Span> {
-        let address = *self.addresses.get(node as usize)?;
+        let address = self.addresses.get(node as usize)?;
         self.spans.list.get(self.spans.span_at(address)?)
     }
 
@@ -373,12 +376,9 @@ impl<'a> Typing<'a> {
         if has_pointers == entry.slots.is_empty() && !may_be_plain {
             return false;
         }
-        let slots = &self.edges.slots[self.range(node)];
+        let mut slots = self.edges.slots.range(self.range(node)).take(CHECKED);
         let is_cut = matches!(entry.what, What::Of(_, kind) if self.types.is_cut(kind));
-        slots
-            .iter()
-            .take(CHECKED)
-            .all(|s| entry.slot(s.offset()).is_some() || is_cut)
+        slots.all(|s| entry.slot(s.offset()).is_some() || is_cut)
     }
 
     /// Follows pointers from all objects whose type is new, until there are none.
@@ -406,12 +406,15 @@ impl<'a> Typing<'a> {
             return;
         }
         for edge in self.range(node) {
-            let slot = self.edges.slots[edge];
+            let slot = self.edges.slots.at(edge);
             let to = self.entries[number as usize].slot(slot.offset());
             if let Some(to) = to.map(|s| s.to) {
                 self.pointer(self.edges.targets[edge], to, slot.is_interior());
                 if let Pointee::Object(Form::Array, _) = to {
-                    let at = self.addresses[node as usize].wrapping_add(self.bytes(node).1);
+                    let at = self
+                        .addresses
+                        .at(node as usize)
+                        .wrapping_add(self.bytes(node).1);
                     self.slice(self.edges.targets[edge], at.wrapping_add(slot.offset()));
                 }
             }
@@ -493,7 +496,8 @@ impl<'a> Typing<'a> {
         channels
             .filter_map(|node| {
                 // Of `runtime.hchan`, values and room come first in each release.
-                let (used, capacity, _) = self.window.slice(self.addresses[node as usize]).ok()?;
+                let (used, capacity, _) =
+                    self.window.slice(self.addresses.at(node as usize)).ok()?;
                 Some(ChannelUse {
                     node: NodeId(node),
                     used,
@@ -512,7 +516,7 @@ impl<'a> Typing<'a> {
         let length = layout.find("internal/runtime/maps.Map.dirLen");
         let directory = layout.find("internal/runtime/maps.Map.dirPtr");
         for (node, kind) in maps {
-            let at = self.addresses[node as usize];
+            let at = self.addresses.at(node as usize);
             // The number of entries comes first in each release.
             if let Ok(used) = self.window.u64(at) {
                 self.used.insert(node, used);
@@ -529,7 +533,7 @@ impl<'a> Typing<'a> {
                 Form::MapDirectory
             };
             for edge in self.range(node) {
-                if self.edges.slots[edge].offset() == directory {
+                if self.edges.slots.at(edge).offset() == directory {
                     self.pointer(self.edges.targets[edge], Pointee::Object(form, kind), false);
                 }
             }
@@ -544,7 +548,7 @@ impl<'a> Typing<'a> {
         let number = self.number(what, true);
         let (mut agree, mut differ) = (0, 0);
         for edge in self.range(node).take(CHECKED) {
-            let slot = self.edges.slots[edge];
+            let slot = self.edges.slots.at(edge);
             let to = self.entries[number as usize]
                 .slot(slot.offset())
                 .map(|s| s.to);
@@ -647,11 +651,9 @@ impl<'a> Typing<'a> {
             .collect();
         graph.slices.sort_unstable_by_key(|s| s.node);
         let of = std::mem::take(&mut self.of);
-        graph.types.reserve_exact(of.len());
-        for (node, of) in (0..).zip(of) {
+        let types = of.into_iter().zip(0..).map(|(of, node)| {
             if let Some(number) = of.checked_sub(1) {
-                graph.types.push(known[number as usize]);
-                continue;
+                return known[number as usize];
             }
             let span = self.span(node);
             let (size, plain) = span.map_or((0, true), |s| (s.size, s.pointers == Pointers::None));
@@ -673,8 +675,10 @@ impl<'a> Typing<'a> {
                 });
                 heap_types.len() as u32 - 1
             });
-            graph.types.push(HeapTypeId(number));
-        }
+            HeapTypeId(number)
+        });
+        // In the memory of what they are made from.
+        graph.types = types.collect();
         graph.heap_types = heap_types;
         graph.fields = fields;
     }
