@@ -186,7 +186,7 @@ impl TagBook {
         let nodes: Vec<NodeId> = graph.allocated.iter().map(|a| a.node).collect();
         let mut tags = Vec::new();
         for node in nodes {
-            let entry = self.find(graph.addresses[node.index()], graph.size(node));
+            let entry = self.find(graph.addresses.at(node.index()), graph.size(node));
             for (key, value) in self.pairs(entry) {
                 let key = graph.strings.intern(key);
                 tags.push((node, key, graph.strings.intern(value)));
@@ -258,7 +258,7 @@ pub fn tag_shares(heap: Heap<'_>, finding: &Finding, book: &TagBook) -> Vec<TagS
     let mut sums: BTreeMap<(&str, &str), f64> = BTreeMap::new();
     for node in nodes {
         let size = graph.size(node);
-        let Some(entry) = book.find(graph.addresses[node.index()], size) else {
+        let Some(entry) = book.find(graph.addresses.at(node.index()), size) else {
             older += 1;
             continue;
         };
@@ -440,7 +440,7 @@ mod tests {
         let mut book = TagBook::new(Time(79_803_000));
         for (i, allocated) in graph.allocated.iter().enumerate() {
             // Behind a header of eight bytes, as the allocator has it.
-            let address = graph.addresses[allocated.node.index()] + 8;
+            let address = graph.addresses.at(allocated.node.index()) + 8;
             if let Some(labels) = of(i as u32) {
                 book.insert(address, label("of another before"));
                 book.insert(address, labels);
@@ -536,7 +536,7 @@ mod tests {
         let mut graph = heap();
         let mut book = TagBook::new(Time(0));
         let third = graph.allocated[2].node;
-        book.insert(graph.addresses[third.index()], label("a"));
+        book.insert(graph.addresses.at(third.index()), label("a"));
         graph.tags = book.of_graph(&mut graph);
         assert_eq!(graph.tags.len(), 2);
         assert!(graph.tags.iter().all(|t| t.0 == third));
