@@ -190,6 +190,7 @@ fn test(quick: bool) -> Outcome {
     run(cargo()
         .args(["test", "--package", "memtrace-cli"])
         .args(["--test", "leaks", "--test", "tags", "--test", "inside"])
+        .args(["--test", "live_tags"])
         .args(["--", "--test-threads", WATCHES_AT_ONCE])
         .env("MEMTRACE_GO", &go)
         .env("MEMTRACE_CNC", &cnc)
