@@ -10,6 +10,7 @@ mod failure;
 mod heap;
 mod heap_diff;
 mod hot;
+mod progress;
 mod report;
 mod shell;
 mod snapshot;

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::args::SnapshotArgs;
 use crate::failure::Failure;
 use crate::heap::{self, Sums, origin_json};
+use crate::progress::Step;
 use crate::source::target_failure;
 use crate::units::bytes;
 
@@ -31,7 +32,9 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
     if let Some(path) = &args.core {
         write_whole(path, |file| {
             let mut out = io::BufWriter::with_capacity(1 << 20, file);
-            goproc::write_core(&frozen, &mut out, &mut |_, _| ())
+            let step = Step::begin(format!("writing {}", path.display()));
+            let mut done = |bytes, all: u64| step.done(bytes as f64 / all.max(1) as f64);
+            goproc::write_core(&frozen, &mut out, &mut done)
                 .and_then(|()| out.flush())
                 .map_err(|e| Failure::failed(path.display(), e))
         })?;
@@ -54,7 +57,8 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
     let path = args.output.clone().unwrap_or_else(|| default_name(graph));
     write_whole(&path, |file| {
         let mut out = io::BufWriter::new(file);
-        snapshot::write(graph, &mut out, &mut |_| ())
+        let step = Step::begin(format!("writing {}", path.display()));
+        snapshot::write(graph, &mut out, &mut |share| step.done(share))
             .map_err(|e| Failure::failed(path.display(), e))?;
         out.flush().map_err(|e| Failure::failed(path.display(), e))
     })?;
@@ -158,6 +162,7 @@ fn process(target: &Target) -> Result<u32, Failure> {
 }
 
 fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
+    let step = Step::begin(format!("reading the heap of {from}"));
     let executable = frozen.executable().map_err(|error| {
         let path = frozen.executable_path().map(|p| p.display().to_string());
         Failure::Failed(format!(
@@ -176,6 +181,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
         monotonic: moment.monotonic,
     })
     .map_err(|error| Failure::failed(from, error))?;
+    drop(step);
     for warning in &warnings {
         eprintln!("memtrace: {from}: {warning}");
     }

@@ -12,6 +12,7 @@ use memtrace_model::{HeapGraph, HeapKind, HeapStackId, snapshot};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::progress::Step;
 use crate::units::{bytes, count};
 
 /// A heap with its dominators.
@@ -22,6 +23,7 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     pub(crate) fn of(graph: HeapGraph) -> Self {
+        let _step = Step::begin("finding what keeps what");
         let dominators = Dominators::of(&graph);
         Self { graph, dominators }
     }
@@ -50,6 +52,7 @@ fn graph(from: &str) -> Result<HeapGraph, Failure> {
 /// Reads a snapshot file.
 pub(crate) fn snapshot_file(path: &Path) -> Result<HeapGraph, Failure> {
     let file = File::open(path).map_err(|e| Failure::failed(path.display(), e))?;
+    let _step = Step::begin(format!("reading {}", path.display()));
     snapshot::read(&mut io::BufReader::new(file), memory_to_use())
         .map_err(|e| Failure::failed(path.display(), e))
 }
