@@ -124,8 +124,9 @@ pub fn shortest_paths(graph: &HeapGraph, targets: &[NodeId]) -> Vec<Option<RootP
     wanted.sort_unstable();
     wanted.dedup();
     let mut missing = wanted.len();
-    let (telling, other): (Vec<u32>, Vec<u32>) =
-        (0..graph.roots.len() as u32).partition(|&r| !is_of_the_runtime(graph, r));
+    let (telling, other): (Vec<u32>, Vec<u32>) = (0..graph.roots.len() as u32).partition(|&r| {
+        !is_of_the_runtime(graph, r) && !is_passing(graph, &graph.roots[r as usize])
+    });
     let system = system_roots(graph);
     let (other_too, telling): (Vec<u32>, Vec<u32>) =
         telling.into_iter().partition(|&r| system[r as usize]);
@@ -204,6 +205,16 @@ pub(super) fn is_of_the_runtime(graph: &HeapGraph, root: u32) -> bool {
     }
 }
 
+/// A frame of the runtime on anybody's stack is gone in a moment: `mapaccess1` holds the map only
+/// while it looks for a key.
+fn is_passing(graph: &HeapGraph, root: &Root) -> bool {
+    let name = graph.strings.get(root.name);
+    root.kind == RootKind::Frame
+        && ["runtime.", "internal/runtime/"]
+            .iter()
+            .any(|p| name.starts_with(p))
+}
+
 /// For each root whether it belongs to a system goroutine.
 pub(super) fn system_roots(graph: &HeapGraph) -> Vec<bool> {
     let mut system = vec![false; graph.roots.len()];
@@ -224,6 +235,32 @@ mod tests {
 
     use super::super::sample::Sample;
     use super::*;
+
+    #[test]
+    fn a_function_of_the_runtime_keeps_nothing_for_long() {
+        let mut s = Sample::default();
+        let cache = s.value("main.Cache");
+        let map = s.object("map[string]int", HeapKind::Map, 6);
+        let alone = s.value("main.Alone");
+        s.edge(cache, map);
+        s.global("main.cache", cache);
+        let (_, frame) = s.goroutine("runtime.mapaccess1_faststr", &[]);
+        s.root_edge(frame, map);
+        s.root_edge(frame, alone);
+        let graph = s.done();
+        let paths = shortest_paths(&graph, &[NodeId(map), NodeId(alone)]);
+        let words = |i: usize| paths[i].as_ref().unwrap().words(&graph).join(" → ");
+        assert_eq!(
+            words(0),
+            "global main.cache → main.Cache → map[string]int"
+        );
+        // Where there is no other way it is told all the same.
+        assert!(
+            words(1).contains("runtime.mapaccess1_faststr"),
+            "{}",
+            words(1)
+        );
+    }
 
     #[test]
     fn a_path_speaks_the_words_of_the_source() {

@@ -98,14 +98,6 @@ struct Candidates {
     effort: usize,
 }
 
-/// Types of which objects are parts of maps only, with names that do not tell of which.
-const PARTS_OF_MAPS: [&str; 4] = [
-    "internal/runtime/maps.Map",
-    "internal/runtime/maps.table",
-    "runtime.hmap",
-    "runtime.mapextra",
-];
-
 impl Candidates {
     fn of(typing: &mut Typing<'_>, descriptors: &[u64]) -> Self {
         let mut all = Self {
@@ -180,8 +172,7 @@ impl Candidates {
         }
         let key = (super::typing::place(size), mask);
         let what = What::Of(form, number);
-        if form == Form::Value && PARTS_OF_MAPS.contains(&typing.types.name(form, number).as_str())
-        {
+        if form == Form::Value && typing.types.is_part_of_map(number) {
             self.parts.insert(key, what);
             return;
         }

@@ -38,6 +38,14 @@ enum Source {
     Debug(DebugTypeId),
 }
 
+/// Types of which objects are parts of maps only, with names that do not tell of which.
+const PARTS_OF_MAPS: [&str; 4] = [
+    "internal/runtime/maps.Map",
+    "internal/runtime/maps.table",
+    "runtime.hmap",
+    "runtime.mapextra",
+];
+
 /// How an object is made of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Form {
@@ -263,6 +271,12 @@ impl<'a> Types<'a> {
     /// Whether this is a pointer to a table of a map, which says nothing of the map.
     pub(crate) fn is_map_table(&self, number: TypeNo) -> bool {
         self.known(number).name == "*internal/runtime/maps.table"
+    }
+
+    /// Whether the runtime has this type for parts of all maps.
+    pub(crate) fn is_part_of_map(&self, number: TypeNo) -> bool {
+        let name = self.known(number).name.as_str();
+        PARTS_OF_MAPS.contains(&name)
     }
 
     /// Whether more pointers are in a value than are listed.

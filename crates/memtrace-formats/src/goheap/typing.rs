@@ -161,7 +161,12 @@ impl<'a> Typing<'a> {
         match form {
             Form::Value if interior => {}
             Form::Value if fits(of_type) => {
-                self.claim(node, What::Of(Form::Value, kind), Trust::Exact);
+                // The runtime's own functions do not say of which map it is a part.
+                let trust = match self.types.is_part_of_map(kind) {
+                    true => Trust::Loose,
+                    false => Trust::Exact,
+                };
+                self.claim(node, What::Of(Form::Value, kind), trust);
             }
             // The first of many.
             Form::Value if of_type > 0 && size >= of_type.saturating_mul(2) => {
