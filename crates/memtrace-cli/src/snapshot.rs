@@ -225,7 +225,13 @@ fn write_whole(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
-    let written = File::create(&beside)
+    // A core has all memory of the program, a snapshot what it is made of.
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options
+        .open(&beside)
         .map_err(failed)
         .and_then(|mut file| write(&mut file))
         .and_then(|()| std::fs::rename(&beside, path).map_err(failed));

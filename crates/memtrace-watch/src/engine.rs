@@ -98,6 +98,10 @@ pub(crate) async fn watch(
             () = late(end) => false,
             _ = stopped.wait_for(|&s| s) => break,
         };
+        // One late point of a process that is there says nothing.
+        if !in_time && life.is_there() {
+            break;
+        }
         if !in_time {
             let reason = "no answer before the watch ended".to_owned();
             life.cannot_read(reason).await;
@@ -400,6 +404,12 @@ impl Life {
             .await;
         }
         self.judge(at, gauges).await;
+    }
+
+    /// Whether it was read, from its memory, and still runs.
+    fn is_there(&self) -> bool {
+        let runs = self.process.as_ref().is_some_and(|p| p.check().is_ok());
+        runs && self.profiles > 0 && matches!(self.means, Means::Inside(_))
     }
 
     fn compares_copies(&self) -> bool {

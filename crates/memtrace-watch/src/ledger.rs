@@ -28,6 +28,10 @@ struct Entry {
     recognised: Time,
 }
 
+/// Seconds without confirmation that say nothing: profiles tell of garbage collections, which
+/// may be as far apart.
+const LEAST_QUIET: f64 = 30.0;
+
 impl Ledger {
     /// A ledger for a service that settles within `settle`.
     pub(crate) fn new(settle: Duration) -> Self {
@@ -35,7 +39,7 @@ impl Ledger {
             entries: Vec::new(),
             leaking: 0,
             told: 0,
-            quiet: settle.as_secs_f64() / 2.0,
+            quiet: (settle.as_secs_f64() / 2.0).max(LEAST_QUIET),
         }
     }
 

@@ -211,6 +211,8 @@ impl Photographer {
                 };
                 let (album, tagger, teller) = (album.clone(), tagger.clone(), teller.clone());
                 shoot(pid, album, tagger, mark.tag, what, teller).await;
+                // What was passed meanwhile is over: a heap of now would not be of then.
+                while passed.try_recv().is_ok() {}
             }
         }));
     }
@@ -235,7 +237,10 @@ impl Photographer {
             task.abort();
         }
         if let Some(task) = self.task {
-            let _ = tokio::time::timeout(PATIENCE, task).await;
+            let shot = task.abort_handle();
+            if tokio::time::timeout(PATIENCE, task).await.is_err() {
+                shot.abort();
+            }
         }
     }
 }

@@ -325,6 +325,9 @@ pub(crate) fn read_labelled(
         ..process
     })?;
     frozen.thaw();
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    let name = program.as_ref().ok().and_then(|p| p.file_name()?.to_str());
+    graph.program = graph.strings.intern(name.unwrap_or_default());
     if let Some(at_copy) = &at_copy {
         at_copy.label(&mut graph);
     }

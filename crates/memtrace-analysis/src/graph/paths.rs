@@ -250,10 +250,7 @@ mod tests {
         let graph = s.done();
         let paths = shortest_paths(&graph, &[NodeId(map), NodeId(alone)]);
         let words = |i: usize| paths[i].as_ref().unwrap().words(&graph).join(" → ");
-        assert_eq!(
-            words(0),
-            "global main.cache → main.Cache → map[string]int"
-        );
+        assert_eq!(words(0), "global main.cache → main.Cache → map[string]int");
         // Where there is no other way it is told all the same.
         assert!(
             words(1).contains("runtime.mapaccess1_faststr"),

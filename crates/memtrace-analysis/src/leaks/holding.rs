@@ -11,21 +11,24 @@ pub fn from_ways(findings: &mut [Finding]) {
     for finding in of_heap {
         let way = std::mem::take(&mut finding.stack);
         let Some(piled) = way.first() else { continue };
-        // The owner is a variable, a type or a goroutine that the service declares.
-        let is_own = |f: &&Frame| super::is_own_code(&f.function);
-        let owner = way.iter().skip(1).find(is_own).or(way.last());
-        let owner = owner.map_or("?", |f| shown(&f.function));
         let average = finding
             .live_bytes
             .checked_div(finding.live_objects)
             .unwrap_or(0);
-        let holder = holder(
-            &way,
-            slice_growth::is_one_array(finding.live_objects, finding.live_bytes),
-        );
+        let is_one_array = slice_growth::is_one_array(finding.live_objects, finding.live_bytes);
+        let holder = holder(&way, is_one_array);
+        // The owner is a variable, a type or a goroutine that the service declares, above what
+        // the things lie in.
+        let above = holder.map_or(1, |at| at + 1).min(way.len() - 1);
+        let is_own = |f: &&Frame| super::is_own_code(&f.function);
+        let owner = way[above..].iter().find(is_own).or(way.last());
+        let owner = owner.map_or("?", |f| shown(&f.function));
         let root = way.last().map_or("", |f| f.file.as_str());
         let (has_closure, is_pooled) = (
-            way.iter().skip(1).any(|f| f.file == "closure"),
+            // What the callbacks lie in is above them; what a callback has captured, below.
+            way[..holder.unwrap_or(way.len())]
+                .iter()
+                .any(|f| f.file == "closure"),
             way.iter().any(|f| f.function.starts_with("sync.poolLocal")),
         );
         let concurrent = (way.iter())
@@ -53,7 +56,7 @@ pub fn from_ways(findings: &mut [Finding]) {
         } else if concurrent {
             (Pattern::MapBloat, map_bloat::advice("sync.Map", owner))
         } else {
-            match holder {
+            match holder.map(|at| way[at].file.as_str()) {
                 Some("map") => (Pattern::MapBloat, map_bloat::advice("map", owner)),
                 Some("array") => (Pattern::SliceGrowth, slice_growth::advice(owner)),
                 _ => (
@@ -90,18 +93,17 @@ pub fn from_ways(findings: &mut [Finding]) {
 
 /// What the things that pile up lie in: a map or an array. Things are what the service
 /// declares, with all that belongs to one of them.
-fn holder(way: &[Frame], is_one_array: bool) -> Option<&str> {
-    let what = |f: &Frame| matches!(f.file.as_str(), "map" | "array");
+fn holder(way: &[Frame], is_one_array: bool) -> Option<usize> {
+    let holds = |f: &Frame| matches!(f.file.as_str(), "map" | "array");
     let leaf = way.first()?;
     if leaf.file == "array" && is_one_array || leaf.file == "map" {
-        return Some(&leaf.file);
+        return Some(0);
     }
     let thing = way
         .iter()
         .position(|f| super::is_own_code(&f.function) && f.file == "type");
-    let above = |i: usize| way[i..].iter().find(|f| what(f));
-    let holder = thing.and_then(above).or_else(|| above(1));
-    holder.map(|f| f.file.as_str())
+    let above = |i: usize| (i..way.len()).find(|&i| holds(&way[i]));
+    thing.and_then(above).or_else(|| above(1))
 }
 
 #[cfg(test)]
@@ -124,6 +126,9 @@ mod tests {
         let [finding] = all;
         assert_eq!(finding.pattern, pattern, "{finding:#?}");
         assert_eq!(finding.type_name.as_deref(), Some(type_name));
+        if way.contains(&("main.cache", "variable")) && pattern == Pattern::MapBloat {
+            assert!(!finding.advice.contains("main.Item"), "{}", finding.advice);
+        }
         assert!(finding.stack.is_empty() && finding.retained_by.len() == way.len());
     }
 
@@ -163,6 +168,13 @@ mod tests {
             ],
             Pattern::ListenerRetention,
             "main.Request",
+        );
+        // The callback has captured the map; the map grows.
+        let closure = ("main.serve.func1", "closure");
+        check(
+            &[("main.Item", "type"), map, closure, cache],
+            Pattern::MapBloat,
+            "main.Item",
         );
         check(
             &[("main.Buffer", "type"), ("main.newBuffer", "finalizer")],

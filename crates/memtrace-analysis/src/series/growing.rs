@@ -59,6 +59,13 @@ impl Spans {
             36.0 * settle,
         ];
         let last = lane.times.len() - 1;
+        // Where points come ever more slowly, none of these lengths may hold enough of them.
+        if let Some(first) = last.checked_sub(LEAST)
+            && now.since(lane.times[first]) > 1.5 * LEAST as f64 * interval
+            && settled.is_none_or(|t| lane.times[first] >= t)
+        {
+            spans.push((first..=last).collect());
+        }
         for length in lengths {
             let from = Time(now.0.saturating_sub((length * 1000.0) as i64));
             let Some(first) = lane.point_at(from) else {
