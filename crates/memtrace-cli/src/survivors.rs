@@ -114,6 +114,15 @@ impl<'a> Shown<'a> {
                 live.join(" → ")
             ),
         ];
+        // Nothing can have: that is no good news.
+        if u64::from(self.report.cycles) <= u64::from(self.options.cycles) {
+            lines.push(format!(
+                "too few to tell: --cycles {} needs {} snapshots or more",
+                self.options.cycles,
+                u64::from(self.options.cycles) + 1
+            ));
+            return lines;
+        }
         if self.groups.is_empty() {
             lines.push(format!(
                 "nothing was made in a cycle, lived through {} more and is still referenced",
