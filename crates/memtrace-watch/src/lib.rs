@@ -102,6 +102,9 @@ pub struct Point {
     pub findings: Vec<Finding>,
 }
 
+/// Profiles that a trend takes: fewer say nothing.
+pub const LEAST_PROFILES: u64 = 9;
+
 impl Point {
     /// The state in one word.
     #[must_use]
@@ -109,8 +112,8 @@ impl Point {
         match self.findings.iter().map(|f| f.tier).max() {
             Some(Tier::Leaking) => "LEAKING",
             Some(Tier::Growing) => "growing",
-            // A trend needs a few points; until then silence is not health.
-            None if self.profiles < 8 => "gathering",
+            // Until then silence is not health.
+            None if self.profiles < LEAST_PROFILES => "gathering",
             None => "ok",
         }
     }

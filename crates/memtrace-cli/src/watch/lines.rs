@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use memtrace_model::{EventKind, Gauge};
-use memtrace_watch::{Point, Update};
+use memtrace_watch::{LEAST_PROFILES, Point, Update};
 
 use super::{View, words};
 use crate::units::bytes;
@@ -61,6 +61,10 @@ fn summary(s: &memtrace_watch::Summary) -> String {
         crate::units::span(s.watched.as_secs_f64())
     );
     match s.findings.len() {
+        0 if s.profiles < LEAST_PROFILES => format!(
+            "{seen}: too few to tell whether anything grows; {} more are needed",
+            LEAST_PROFILES - s.profiles
+        ),
         // What is called leaking must have gone on for longer than this.
         0 if s.watched < s.settle * 3 / 2 => format!(
             "{seen}; no leak found, but growth must go on for {} to be called a leak (see --settle)",
