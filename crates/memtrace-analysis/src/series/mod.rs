@@ -655,52 +655,56 @@ impl History {
         let found = || assessment.stacks.iter().chain(&assessment.native);
         found().next()?;
         let value = |g: Gauge| Some(self.gauges.get(&g)?.last()?.1).filter(|v| *v > 0.0);
-        // Without the process's own figure: what GOGC=100 lets the heap become.
-        let usage_gauge = [Gauge::CgroupUsage, Gauge::Rss, Gauge::RuntimeSys]
+        // What counts against a limit, where it is known. Without the process's own
+        // figure: what GOGC=100 lets the heap become.
+        let used = |gauges: &[Gauge]| {
+            let known = gauges.iter().find_map(|&g| Some((Some(g), value(g)?)));
+            known.unwrap_or((None, 2.0 * heap))
+        };
+        let own = used(&[Gauge::Rss, Gauge::RuntimeSys, Gauge::CgroupUsage]);
+        let group = used(&[Gauge::CgroupUsage, Gauge::Rss, Gauge::RuntimeSys]);
+        let runtime = used(&[Gauge::RuntimeSys, Gauge::Rss, Gauge::CgroupUsage]);
+        // On the host others take memory, too; how fast this one grows is its own figure.
+        let host = value(Gauge::HostTotal).zip(value(Gauge::HostAvailable));
+        let host = host.map(|(total, free)| (total, total - free));
+        let bounds = [
+            ("cgroup", value(Gauge::CgroupLimit), group, group.1),
+            ("GOMEMLIMIT", value(Gauge::RuntimeLimit), runtime, runtime.1),
+            ("--limit", user_limit.map(|l| l as f64), own, own.1),
+            ("host", host.map(|h| h.0), own, host.map_or(0.0, |h| h.1)),
+        ];
+        let since = found().filter_map(|s| s.onset).min();
+        let ends = bounds
             .into_iter()
-            .find(|&g| value(g).is_some());
-        let used = usage_gauge.and_then(value).unwrap_or(2.0 * heap);
-        let mut bounds = Vec::new();
-        let mut add = |kind: &str, bytes: Option<f64>, used: f64| {
-            // No limit is written as a number near 2^63.
-            if let Some(bytes) = bytes.filter(|b| *b < (1u64 << 60) as f64) {
-                bounds.push(Bound {
+            .filter_map(|(kind, bytes, (gauge, own), used)| {
+                // No limit is written as a number near 2^63.
+                let bytes = bytes.filter(|b| *b < (1u64 << 60) as f64)?;
+                let bound = Bound {
                     kind: kind.to_owned(),
                     bytes: bytes as u64,
                     used: used.max(0.0) as u64,
-                });
-            }
-        };
-        add("cgroup", value(Gauge::CgroupLimit), used);
-        let runtime = value(Gauge::RuntimeSys)
-            .or(value(Gauge::Rss))
-            .unwrap_or(used);
-        add("GOMEMLIMIT", value(Gauge::RuntimeLimit), runtime);
-        let own = value(Gauge::Rss).unwrap_or(used);
-        add("--limit", user_limit.map(|l| l as f64), own);
-        if let (Some(total), Some(free)) = (value(Gauge::HostTotal), value(Gauge::HostAvailable)) {
-            add("host", Some(total), total - free);
-        }
-        let since = found().filter_map(|s| s.onset).min();
-        let measured = usage_gauge
-            .and_then(|g| self.gauges.get(&g))
-            .and_then(|s| usage_slope(s, since));
-        let (rate, interval) = match measured {
-            Some((rate, low, high)) if low > 0.0 => (rate, [low, high]),
-            _ => {
-                let p = &assessment.process;
-                let times = if heap > 0.0 {
-                    (used / heap).clamp(1.0, 3.0)
-                } else {
-                    2.0
                 };
-                (
-                    p.rate_bytes_per_min * times,
-                    [p.rate_interval[0] * times, p.rate_interval[1] * times],
-                )
-            }
-        };
-        time_to_bound(now, rate, interval, &bounds)
+                let measured = gauge
+                    .and_then(|g| self.gauges.get(&g))
+                    .and_then(|s| usage_slope(s, since));
+                let (rate, interval) = match measured {
+                    Some((rate, low, high)) if low > 0.0 => (rate, [low, high]),
+                    _ => {
+                        let p = &assessment.process;
+                        let times = if heap > 0.0 {
+                            (own / heap).clamp(1.0, 3.0)
+                        } else {
+                            2.0
+                        };
+                        (
+                            p.rate_bytes_per_min * times,
+                            [p.rate_interval[0] * times, p.rate_interval[1] * times],
+                        )
+                    }
+                };
+                time_to_bound(now, rate, interval, bound)
+            });
+        ends.min_by_key(|e| e.oom_at)
     }
 }
 

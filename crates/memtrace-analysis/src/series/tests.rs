@@ -255,6 +255,26 @@ fn the_limit_that_is_reached_first() {
     assert_eq!(history.gauge(Gauge::Rss).unwrap().len(), 1);
 }
 
+/// In a group without a limit others may grow: the host ends this process by its own pace.
+#[test]
+fn each_limit_has_its_own_pace() {
+    let mut history = leaking_history(5.0, 60.0, 300.0, 3.0);
+    for i in 0..60 {
+        let t = 5.0 * f64::from(i);
+        let mut gauges = Gauges::default();
+        gauges.set(Gauge::Rss, 1e9 + 1e6 * t);
+        gauges.set(Gauge::CgroupUsage, 5e9 + 100e6 * t);
+        gauges.set(Gauge::HostTotal, 64e9);
+        gauges.set(Gauge::HostAvailable, 32e9);
+        history.gauges(at(t), &gauges);
+    }
+    let a = history.assess();
+    let end = |limit| history.exhaustion(&a, limit).unwrap();
+    assert_eq!(end(None).bound.kind, "host");
+    assert!((end(None).rate_bytes_per_min - 60e6).abs() < 1e6);
+    assert_eq!(end(Some(2_000_000_000)).bound.kind, "--limit");
+}
+
 #[test]
 fn memory_stays_bounded() {
     let mut lane = Lane::default();
