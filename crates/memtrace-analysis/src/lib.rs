@@ -5,3 +5,4 @@ pub mod hot;
 pub mod leaks;
 pub mod series;
 pub mod top;
+mod units;

@@ -5,7 +5,7 @@ use memtrace_model::{Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, Node
 use super::{
     GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks, root_words, shortest_paths,
 };
-use crate::leaks;
+use crate::{leaks, units};
 
 /// Sampled objects that are followed upwards.
 const FOLLOWED: usize = 4 << 10;
@@ -140,14 +140,16 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
         let retained = heap.dominators.retained(keeper);
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
-            "{} keeps {retained} bytes alive, and with them {:.0} % {which}",
+            "{} keeps {} alive, and with that {:.0} % {which}",
             root_words(graph, keeper),
+            units::bytes(retained as f64),
             100.0 * share
         ));
     } else if let Some((words, count, retained)) = roots_alike(heap, &nodes) {
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
-            "{count} × {words} keep {retained} bytes alive, each its own"
+            "{count} × {words} keep {} alive, each its own",
+            units::bytes(retained as f64)
         ));
     } else {
         explanation.evidence.push(
@@ -257,8 +259,10 @@ fn goroutines(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         .sum();
     let state = graph.strings.get(first.state);
     let mut evidence = vec![format!(
-        "{count} goroutines stand there ({state}) with {stacks} bytes of stacks, and alone keep \
-         {retained} bytes of objects alive"
+        "{count} goroutines stand there ({state}) with {} of stacks, and alone keep \
+         {} of objects alive",
+        units::bytes(stacks as f64),
+        units::bytes(retained as f64)
     )];
     if leaked > 0 {
         evidence.push(format!(

@@ -11,6 +11,7 @@ use memtrace_model::{Frame, HotPattern};
 
 use super::{By, Increment, Site, Stack, is_runtime};
 use crate::leaks::symbols;
+use crate::units;
 
 /// What a site was recognised as.
 pub(super) struct Cause {
@@ -172,7 +173,7 @@ fn advice(pattern: HotPattern, site: &Site) -> String {
             "Recycle the task together with its buffer: a sync.Pool whose objects have a Reset, or a free list for \
              each axis or worker, filled before the first start. {f} then neither takes mcentral's lock nor zeroes {} at each \
              start, which is what delays the first frame.",
-            size(dominant_by_bytes(site).size)
+            units::bytes(dominant_by_bytes(site).size)
         ),
         HotPattern::JsonDecoding => format!(
             "Reuse what {f} decodes into: typed structs instead of map[string]any, the same value and byte buffer \
@@ -229,7 +230,7 @@ fn advice(pattern: HotPattern, site: &Site) -> String {
         HotPattern::BufferPerCall => format!(
             "Let {f} write into a slice of its caller (dst = dst[:0], then append) or take it from a sync.Pool; as \
              it is, each call zeroes {} anew.",
-            size(site.bytes as f64 / site.objects.max(1) as f64)
+            units::bytes(site.bytes as f64 / site.objects.max(1) as f64)
         ),
         HotPattern::Allocation | _ => {
             let way = site.stacks.first().and_then(|s| s.callee());
@@ -376,7 +377,7 @@ fn task_lifecycle(site: &Site) -> Option<String> {
             "{}, a constructor, makes {:.0} objects of {} a second on {} call path{}",
             short(culprit),
             buffer.objects_per_s,
-            size(buffer.size),
+            units::bytes(buffer.size),
             paths(site),
             if paths(site) == 1 { "" } else { "s" }
         )
@@ -400,7 +401,7 @@ fn small_under(site: &Site, is: fn(&str, bool) -> bool) -> Option<String> {
     Some(format!(
         "{:.0} objects of {} a second under {}",
         object.objects_per_s,
-        size(object.size),
+        units::bytes(object.size),
         short(&under.function)
     ))
 }
@@ -432,7 +433,7 @@ fn large_slice(site: &Site) -> Option<String> {
         format!(
             "{:.0} slices of {} on average a second",
             site.objects_per_s(),
-            size(mean)
+            units::bytes(mean)
         )
     })
 }
@@ -533,13 +534,4 @@ fn words(function: &str) -> impl Iterator<Item = String> {
         }
     }
     words.into_iter()
-}
-
-/// Bytes for people.
-fn size(bytes: f64) -> String {
-    match bytes {
-        b if b < 1024.0 => format!("{b:.0} B"),
-        b if b < 1024.0 * 1024.0 => format!("{:.1} KiB", b / 1024.0),
-        b => format!("{:.1} MiB", b / 1024.0 / 1024.0),
-    }
 }

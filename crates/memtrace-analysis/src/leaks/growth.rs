@@ -1,6 +1,7 @@
 use memtrace_model::{Pattern, SampleKind};
 
 use super::{Cause, Site, symbols};
+use crate::units;
 
 /// The general case: a stack whose live memory grows.
 pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
@@ -12,8 +13,9 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
     Some(Cause {
         pattern: Pattern::Growth,
         evidence: vec![format!(
-            "{} objects of {size} bytes on average allocated by {at} are live",
-            site.live_objects
+            "{} objects of {} on average allocated by {at} are live",
+            site.live_objects,
+            units::bytes(size as f64)
         )],
         advice: format!(
             "Find who still refers to what {at} allocates: a registered callback or closure, a global, a cache \

@@ -2,6 +2,7 @@ use memtrace_model::{Finding, Frame, Pattern, SampleKind};
 
 use super::{map_bloat, slice_growth};
 use crate::graph::{BUILTIN, shown};
+use crate::units;
 
 /// Findings whose stacks are ways of a heap's own objects ([`Holdings`](crate::graph::Holdings)):
 /// turns the stack, which nobody called, into the type of what piles up and what keeps it, and
@@ -66,9 +67,10 @@ pub fn from_ways(findings: &mut [Finding]) {
             }
         };
         let first = format!(
-            "{} objects of {average} bytes on average are kept by {owner}, counted in copies of the heap; \
+            "{} objects of {} on average are kept by {owner}, counted in copies of the heap; \
              the heap profile is off, so who allocated them is not known",
-            finding.live_objects
+            finding.live_objects,
+            units::bytes(average as f64)
         );
         // The detectors of call stacks spoke first.
         match finding.evidence.first_mut() {

@@ -52,8 +52,8 @@ pub(super) fn detect_kept(site: &Site<'_>) -> Option<Cause> {
 
 pub(super) fn advice(kind: &str, owner: &str) -> String {
     format!(
-        "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (G01X10.5 and \
-         G01X10.500 are one command), delete entries when their owner is done, or cap it with an LRU."
+        "Bound the {kind} in {owner}: normalise the keys so that equal inputs share one (in G-code, say, \
+         G01X10.5 and G01X10.500), delete entries when their owner is done, or cap it with an LRU."
     )
 }
 
