@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memtrace_collect::goproc::{self, FreezeError, Frozen};
-use memtrace_collect::{Options, Target};
+use memtrace_collect::{Draft, Options, Target};
 use memtrace_formats::goheap::{self, Process};
 use memtrace_model::{HeapGraph, snapshot};
 use serde_json::json;
@@ -222,22 +222,9 @@ fn write_whole(
     write: impl FnOnce(&mut File) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::failed(path.display(), error);
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
-    // A core has all memory of the program, a snapshot what it is made of.
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options
-        .open(&beside)
-        .map_err(failed)
-        .and_then(|mut file| write(&mut file))
-        .and_then(|()| std::fs::rename(&beside, path).map_err(failed));
-    written.inspect_err(|_| {
-        let _ = std::fs::remove_file(&beside);
-    })
+    let mut draft = Draft::of(path).map_err(failed)?;
+    write(draft.file())?;
+    draft.replace(path).map_err(failed)
 }
 
 /// Whose fault it is that nothing could be frozen.

@@ -20,13 +20,15 @@
 //! The target comes first. One request at a time, over one kept connection; never
 //! a CPU profile or a trace; goroutine dumps at most once a minute; retries end
 //! with the interval; everything that is read is read with a bound; nothing is
-//! written anywhere.
+//! written but what is asked for ([`Draft`]).
 
+mod draft;
 pub mod goproc;
 pub mod proc;
 pub mod scrape;
 pub mod target;
 
+pub use draft::Draft;
 pub use goproc::{FreezeError, Frozen, Method};
 pub use proc::{Exe, ProcError, Process};
 pub use scrape::{Endpoint, Fetched, Options, ScrapeError, Scraper, TokenSource};
@@ -48,6 +50,14 @@ pub enum CollectError {
     /// The process could not be frozen.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
+    /// The process answers with no profile, and its memory may not be read either.
+    #[error("{endpoint}; nor can its memory be read: {memory}")]
+    Closed {
+        /// Why there is no profile.
+        endpoint: TargetError,
+        /// Why its memory cannot be read.
+        memory: Box<FreezeError>,
+    },
 }
 
 /// Now, in the words of the model.

@@ -2,12 +2,12 @@
 //! leak is found, and a cycle of work later.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use memtrace_collect::Draft;
 use memtrace_collect::goproc::{self, FreezeError};
 use memtrace_model::{Event, EventKind, HeapGraph, Time, snapshot};
 use tokio::sync::mpsc;
@@ -75,14 +75,18 @@ impl Album {
             1 => format!("{stem}.mtsnap"),
             n => format!("{stem}_{n}.mtsnap"),
         });
-        let path = names.map(|name| dir.join(name)).find(|path| !path.exists());
-        let path = path.ok_or(io::ErrorKind::AlreadyExists)?;
-        let part = path.with_extension("mtsnap.part");
-        let written = write_whole(graph, &part).and_then(|()| std::fs::rename(&part, &path));
-        if let Err(error) = written {
-            let _ = std::fs::remove_file(&part);
-            return Err(error);
-        }
+        let mut draft = Draft::of(&dir.join(&stem))?;
+        let mut out = io::BufWriter::new(draft.file());
+        snapshot::write(graph, &mut out, &mut |_| ()).map_err(io::Error::other)?;
+        out.flush()?;
+        drop(out);
+        let free = names
+            .map(|name| dir.join(name))
+            .find_map(|path| match draft.name(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                named => Some(named.map(|()| path)),
+            });
+        let path = free.unwrap_or(Err(io::ErrorKind::AlreadyExists.into()))?;
         let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         all.push_back(path.clone());
         while all.len() > KEPT {
@@ -116,12 +120,6 @@ impl Album {
         let path = self.write(&graph, tag).map_err(InsideError::Snapshot)?;
         Ok((path, pause))
     }
-}
-
-fn write_whole(graph: &HeapGraph, path: &Path) -> io::Result<()> {
-    let mut out = io::BufWriter::new(File::create(path)?);
-    snapshot::write(graph, &mut out, &mut |_| ()).map_err(io::Error::other)?;
-    out.flush()
 }
 
 /// `heap_20261123_2210_05_G001-M17`, UTC; of the tag what every file system takes.
