@@ -102,7 +102,7 @@ fn drain(probe: &mut Probe, hits: &mut Vec<Hit>, time: Duration) -> u64 {
     let mut lost = 0;
     while Instant::now() < until {
         let drained = probe.drain();
-        assert_eq!(drained.unseen_threads, 0);
+        assert_eq!(drained.unseen, None);
         lost += drained.lost;
         hits.extend(drained.hits);
         std::thread::sleep(Duration::from_millis(20));

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::follow::Follower;
-use crate::inside::{self, Inside};
+use crate::inside::{self, Inside, InsideError};
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
 use crate::sdk::Sdk;
@@ -230,6 +230,12 @@ impl Life {
                 };
                 let inside = match Inside::attach(pid).await {
                     Ok(inside) => inside,
+                    Err(InsideError::Process(memory)) => {
+                        return Err(CollectError::Closed {
+                            endpoint: error,
+                            memory: Box::new(memory),
+                        });
+                    }
                     Err(_) => return Err(error.into()),
                 };
                 let place = Place {

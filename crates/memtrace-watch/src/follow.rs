@@ -114,7 +114,8 @@ impl Follower {
 
     /// What was not seen, where that has become more.
     pub(crate) fn blind_spots(&mut self) -> Option<String> {
-        let (lost, threads) = self.tagger.as_ref()?.blind_spots();
+        let (lost, unseen) = self.tagger.as_ref()?.blind_spots();
+        let threads = unseen.as_ref().map_or(0, |u| u.threads);
         let (told_lost, told_threads) = self.told;
         if lost <= 2 * told_lost && threads <= told_threads {
             return None;
@@ -126,8 +127,8 @@ impl Follower {
                 "{lost} sampled allocations: there was no room for them"
             ));
         }
-        if threads > 0 {
-            words.push(format!("{threads} threads: there are too many"));
+        if let Some(unseen) = unseen {
+            words.push(format!("{threads} threads: {}", unseen.reason));
         }
         Some(format!("tags: not seen: {}", words.join("; ")))
     }

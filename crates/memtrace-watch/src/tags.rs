@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use memtrace_analysis::graph::{Explanation, Heap, TagBook, tag_shares};
-use memtrace_collect::goproc::tags::{Hit, Labels, Probe, TagError, Wanted};
+use memtrace_collect::goproc::tags::{Hit, Labels, Probe, TagError, Unseen, Wanted};
 use memtrace_collect::goproc::{self, Frozen};
 use memtrace_formats::goheap::Program;
 use memtrace_model::{Finding, HeapGraph, Time};
@@ -69,7 +69,7 @@ struct Account {
     /// While a heap is read: what came after the moment of its copy.
     held: Option<VecDeque<Hit>>,
     marks: Marks,
-    unseen_threads: usize,
+    unseen: Option<Unseen>,
 }
 
 /// What is asked for.
@@ -123,7 +123,7 @@ impl Tagger {
                 wanted: asked.marks,
                 begun: HashMap::new(),
             },
-            unseen_threads: 0,
+            unseen: None,
         }));
         let stop = Arc::new(AtomicBool::new(false));
         let (theirs, stopped) = (account.clone(), stop.clone());
@@ -163,9 +163,9 @@ impl Tagger {
     }
 
     /// What a person should know of what was not seen.
-    pub(crate) fn blind_spots(&self) -> (u64, usize) {
+    pub(crate) fn blind_spots(&self) -> (u64, Option<Unseen>) {
         let account = lock(&self.account);
-        (account.book.lost(), account.unseen_threads)
+        (account.book.lost(), account.unseen.clone())
     }
 }
 
@@ -189,7 +189,10 @@ impl Account {
     /// that is later is held back from now on.
     fn drain(&mut self, until: Option<u64>) -> (usize, Vec<Mark>) {
         let drained = self.probe.drain();
-        self.unseen_threads = self.unseen_threads.max(drained.unseen_threads);
+        let threads = |unseen: &Option<Unseen>| unseen.as_ref().map_or(0, |u| u.threads);
+        if threads(&drained.unseen) > threads(&self.unseen) {
+            self.unseen = drained.unseen;
+        }
         self.book.lose(drained.lost);
         let mut passed = Vec::new();
         let count = drained.hits.len();

@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memtrace_formats::goexe;
 use memtrace_formats::goheap::{LABEL_FUNCTIONS, LabelForm, LabelSites, Memory as _};
@@ -49,6 +49,8 @@ const RING: usize = 128 << 10;
 const AT_ONCE: usize = 10_000;
 /// How long our own end waits for somebody else who uses our events.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A thread that could not be followed is tried again after this.
+const AGAIN: Duration = Duration::from_secs(5);
 /// What a breakpoint of the kernel is in the code of a process.
 const BREAKPOINT: u8 = 0xcc;
 
@@ -165,8 +167,17 @@ pub struct Drained {
     pub hits: Vec<Hit>,
     /// Hits for which there was no room.
     pub lost: u64,
-    /// Threads of the target that are not followed: there are too many.
-    pub unseen_threads: usize,
+    /// Threads of the target that are not followed.
+    pub unseen: Option<Unseen>,
+}
+
+/// Threads that are not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// How many.
+    pub threads: usize,
+    /// Why.
+    pub reason: String,
 }
 
 /// A probe in a live process. Dropping it takes it out.
@@ -176,6 +187,8 @@ pub struct Probe {
     form: LabelForm,
     rings: Vec<Ring>,
     known: HashSet<u32>,
+    /// Why a thread could not be followed, and when that may be tried again.
+    refused: Option<(String, Instant)>,
     events: Vec<Event>,
     tracefs: Tracefs,
     /// After all that it may have to clean up.
@@ -251,6 +264,7 @@ impl Probe {
             form: sites.form,
             rings: Vec::new(),
             known: HashSet::new(),
+            refused: None,
             events: Vec::new(),
             tracefs,
             _cleaner: cleaner,
@@ -275,8 +289,8 @@ impl Probe {
         Ok(probe)
     }
 
-    /// Opens the events for threads that are new: how many are left out.
-    fn follow_threads(&mut self) -> Result<usize, TagError> {
+    /// Opens the events for threads that are new; tells which are left out.
+    fn follow_threads(&mut self) -> Result<Option<Unseen>, TagError> {
         let pid = self.pid;
         let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
         let threads = threads.map_err(|_| TagError::Gone { pid })?;
@@ -286,11 +300,13 @@ impl Probe {
         // What a thread did before its end is still to be read, by whoever drains next.
         self.known.retain(|tid| threads.contains(tid));
         let mut unseen = 0;
+        // What the system refuses it will refuse ten times a second.
+        self.refused.take_if(|(_, until)| *until <= Instant::now());
         for tid in threads {
             if self.known.contains(&tid) {
                 continue;
             }
-            if self.known.len() >= MAX_THREADS {
+            if self.known.len() >= MAX_THREADS || self.refused.is_some() {
                 unseen += 1;
                 continue;
             }
@@ -303,9 +319,29 @@ impl Probe {
                 Err(error) if self.rings.is_empty() => {
                     return Err(tracefs::refused("open an event", error));
                 }
-                Err(_) => unseen += 1,
+                Err(error) => {
+                    unseen += 1;
+                    self.rings.retain(|ring| ring.tid != tid);
+                    let reason = match error.raw_os_error() {
+                        // It was allowed for others.
+                        Some(libc::EPERM) => {
+                            "no more memory may be locked (ulimit -l, kernel.perf_event_mlock_kb)"
+                                .to_owned()
+                        }
+                        _ => error.to_string(),
+                    };
+                    self.refused = Some((reason, Instant::now() + AGAIN));
+                }
             }
         }
+        let reason = match &self.refused {
+            Some((reason, _)) => reason.clone(),
+            None => format!("more than {MAX_THREADS}"),
+        };
+        let unseen = (unseen > 0).then_some(Unseen {
+            threads: unseen,
+            reason,
+        });
         Ok(unseen)
     }
 
@@ -334,7 +370,7 @@ impl Probe {
     /// known is not seen.
     pub fn drain(&mut self) -> Drained {
         let mut drained = Drained {
-            unseen_threads: self.follow_threads().unwrap_or(0),
+            unseen: self.follow_threads().unwrap_or(None),
             ..Drained::default()
         };
         for ring in &mut self.rings {
