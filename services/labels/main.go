@@ -41,14 +41,27 @@ func (a *archive) add(r *record) {
 
 var leaked archive
 
+// ask starts a goroutine that waits for an answer nobody gives.
+func ask() {
+	answer := make(chan int)
+	go func() {
+		answer <- 1
+	}()
+}
+
 // job makes records at a rate and keeps the newest of them, or all.
-func job(block string, bytesPerSecond float64, leaks func() bool) {
+func job(block string, bytesPerSecond float64, leaks, hangs func() bool) {
 	var newest [64]*record
 	const beat = 10 * time.Millisecond
 	perBeat := bytesPerSecond * beat.Seconds() / float64(unsafe.Sizeof(record{}))
 	due := 0.0
 	next := 0
 	for range time.Tick(beat) {
+		if hangs() {
+			for i := 0; i < 3; i++ {
+				ask()
+			}
+		}
 		for due += perBeat; due >= 1; due-- {
 			r := newRecord(block)
 			newest[next%len(newest)] = r
@@ -90,7 +103,8 @@ func main() {
 	jobs := flag.Int("jobs", 20, "how many")
 	rate := flag.Float64("rate", 400e3, "bytes per second that each job allocates")
 	leak := flag.String("leak", "", "the job that leaks")
-	after := flag.Duration("leak-after", 0, "when it begins to")
+	hang := flag.String("hang", "", "the job that starts goroutines which never end")
+	after := flag.Duration("leak-after", 0, "when they begin to")
 	section := flag.String("section", "", "a label that is set for a second, every other second")
 	truth := flag.Int("truth", 0, "allocate so many objects after a line on stdin, and tell their labels")
 	flag.Parse()
@@ -110,9 +124,11 @@ func main() {
 	start := time.Now()
 	for i := 0; i < *jobs; i++ {
 		block := name(i)
-		leaks := func() bool { return block == *leak && time.Since(start) >= *after }
+		from := func(which string) func() bool {
+			return func() bool { return block == which && time.Since(start) >= *after }
+		}
 		go pprof.Do(context.Background(), pprof.Labels("block", block), func(context.Context) {
-			job(block, *rate, leaks)
+			job(block, *rate, from(*leak), from(*hang))
 		})
 	}
 	for *section != "" {

@@ -179,6 +179,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
         start: frozen.start_ticks(),
         taken: frozen.taken(),
         monotonic: moment.monotonic,
+        with_labels: false,
     })
     .map_err(|error| Failure::failed(from, error))?;
     drop(step);

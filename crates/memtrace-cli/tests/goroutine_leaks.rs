@@ -452,6 +452,7 @@ fn heap(pid: u32) -> HeapGraph {
         start: frozen.start_ticks(),
         taken: frozen.taken(),
         monotonic: None,
+        with_labels: false,
     })
     .unwrap();
     // A thread may be stopped while it changes stacks: that stack is told of, and what it may

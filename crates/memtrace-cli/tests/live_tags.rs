@@ -184,6 +184,53 @@ fn the_label_that_leaks_is_named() {
     nothing_is_left(&healthy, Duration::ZERO);
 }
 
+/// Goroutines have the label of the job that started them.
+#[test]
+fn the_label_of_goroutines_that_pile_up() {
+    if std::env::var_os("MEMTRACE_MINUTES").is_none() {
+        eprintln!("skipped: takes minutes, and MEMTRACE_MINUTES is not set");
+        return;
+    }
+    let hang = ["-hang", "G001-M05", "-leak-after", "8s"];
+    if !allowed() {
+        return;
+    }
+    let Some(mut jobs) = Jobs::start(&hang) else {
+        return;
+    };
+    // Goroutines are looked at once a minute.
+    let longer = MINUTE.map(|argument| if argument == "75s" { "160s" } else { argument });
+    let output = run(&[&["watch", &jobs.pid()][..], &longer].concat());
+    let found = findings(&output);
+    let hanging = found.iter().find(|f| f["pattern"] == "goroutine-leak");
+    let hanging = hanging.unwrap_or_else(|| panic!("{found:#?}"));
+    assert_eq!(hanging["tags"]["block"], "G001-M05", "{hanging:#}");
+    let evidence = hanging["evidence"].to_string();
+    assert!(
+        evidence.contains("tag block=G001-M05: 100 % of"),
+        "{evidence}"
+    );
+    assert!(jobs.lives());
+    nothing_is_left(&jobs, Duration::ZERO);
+}
+
+/// Labels are texts of the program: they are read with `--tags` only.
+#[test]
+fn a_snapshot_has_no_labels() {
+    let Some(jobs) = Jobs::start(&[]) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jobs.mtsnap");
+    let output = run(&["snapshot", &jobs.pid(), "-o", &file.to_string_lossy()]);
+    assert!(output.status.success(), "{output:?}");
+    let bytes = std::fs::read(&file).unwrap();
+    let graph = memtrace_model::snapshot::read(&mut &bytes[..], 1 << 30).unwrap();
+    assert!(graph.goroutines.len() >= 20);
+    assert!(graph.goroutines.iter().all(|g| g.labels.is_empty()));
+    assert!(!graph.strings.iter().any(|text| text.contains("G001-M")));
+}
+
 /// A snapshot where a section of work ends, which `report` opens; after SIGINT there is no
 /// probe.
 #[test]

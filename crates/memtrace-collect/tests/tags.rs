@@ -70,6 +70,7 @@ impl Service {
             start: 0,
             taken: Time(0),
             monotonic: None,
+            with_labels: false,
         });
         let sites = program.unwrap().label_sites(&running).unwrap();
         (running, sites)

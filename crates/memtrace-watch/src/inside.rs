@@ -202,6 +202,7 @@ pub(crate) fn process<'a>(
         start: 0,
         taken: Time(0),
         monotonic: None,
+        with_labels: false,
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) enum TaggerError {
 /// A probe with the thread that empties it. Dropping it takes the probe out.
 #[derive(Debug)]
 pub(crate) struct Tagger {
+    /// Not only sections of work are asked for.
+    tags: bool,
     account: Arc<Mutex<Account>>,
     turn: Mutex<()>,
     stop: Arc<AtomicBool>,
@@ -115,6 +117,7 @@ impl Tagger {
             }
             probe => (probe?, None),
         };
+        let tags = asked.tags;
         let account = Arc::new(Mutex::new(Account {
             probe,
             book: TagBook::new(asked.since),
@@ -140,6 +143,7 @@ impl Tagger {
         let thread = std::thread::Builder::new().name("tags".to_owned());
         let thread = Some(thread.spawn(work)?);
         let tagger = Self {
+            tags,
             account,
             turn: Mutex::new(()),
             stop,
@@ -325,6 +329,7 @@ pub(crate) fn read_labelled(
     let (mut graph, _) = memtrace_formats::goheap::read(&memtrace_formats::goheap::Process {
         start: frozen.start_ticks(),
         taken: frozen.taken(),
+        with_labels: tagger.is_some_and(|t| t.tags),
         ..process
     })?;
     frozen.thaw();

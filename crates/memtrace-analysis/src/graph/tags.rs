@@ -2,11 +2,11 @@
 //!
 //! Whoever watches the allocations of a process puts each one into a [`TagBook`]; a heap
 //! then says which of these objects are still alive. Objects that are older than the book
-//! are in no label's account.
+//! are in no label's account. Goroutines have their labels with them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use memtrace_model::{Finding, HeapGraph, HeapStackId, NodeId, Time};
+use memtrace_model::{Finding, HeapGraph, HeapStackId, NodeId, SampleKind, Time};
 
 use super::Heap;
 use super::explain::fitting;
@@ -202,16 +202,18 @@ impl TagBook {
     }
 }
 
-/// What one value of a label holds of the objects of a stack.
+/// What one value of a label holds of the objects, or the goroutines, of a stack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TagShare {
+    /// Objects ([`SampleKind::Heap`]) or goroutines.
+    pub of: SampleKind,
     /// Key of the label.
     pub key: String,
     /// Its value.
     pub value: String,
-    /// Share of the bytes, estimated from the samples, 0 to 1.
+    /// Share of the bytes, estimated from the samples, or of the goroutines, 0 to 1.
     pub share: f64,
-    /// Sampled objects of the stack that the book knows.
+    /// Sampled objects of the stack that the book knows, or goroutines.
     pub objects: usize,
     /// Sampled objects of the stack that it does not know: they are older.
     pub older: usize,
@@ -221,6 +223,13 @@ impl TagShare {
     /// In words: `tag block=G001-M17 holds 93 % of 412 sampled objects seen since 22:10:03Z`.
     #[must_use]
     pub fn words(&self, since: Time) -> String {
+        let percent = 100.0 * self.share;
+        if self.of == SampleKind::Goroutine {
+            return format!(
+                "tag {}={}: {percent:.0} % of {} goroutines that stand there",
+                self.key, self.value, self.objects
+            );
+        }
         let since = since.to_string();
         let clock = since.get(11..19).unwrap_or(&since);
         let older = match self.older {
@@ -228,11 +237,8 @@ impl TagShare {
             n => format!(" ({n} older ones have no tag)"),
         };
         format!(
-            "tag {}={} holds {:.0} % of {} sampled objects seen since {clock}Z{older}",
-            self.key,
-            self.value,
-            100.0 * self.share,
-            self.objects
+            "tag {}={} holds {percent:.0} % of {} sampled objects seen since {clock}Z{older}",
+            self.key, self.value, self.objects
         )
     }
 }
@@ -241,10 +247,14 @@ impl TagShare {
 /// one that clearly does: three quarters of the bytes that were allocated since the book is
 /// kept, those without labels counted too, of ten objects or more. A key that has the same
 /// value in everything the process allocates is left out. Nothing is said where more than
-/// one in twenty allocations went by unseen.
+/// one in twenty allocations went by unseen. Of a finding about goroutines the same is told
+/// of those that stand at its stack.
 #[must_use]
 pub fn tag_shares(heap: Heap<'_>, finding: &Finding, book: &TagBook) -> Vec<TagShare> {
     let graph = heap.graph;
+    if finding.source == SampleKind::Goroutine {
+        return of_goroutines(graph, finding);
+    }
     let all = book.seen + book.lost;
     if all == 0 || book.lost as f64 > MOST_LOST * all as f64 {
         return Vec::new();
@@ -277,11 +287,47 @@ pub fn tag_shares(heap: Heap<'_>, finding: &Finding, book: &TagBook) -> Vec<TagS
             *bytes >= DOMINATES * total && !value.is_empty() && book.tells_apart(key)
         })
         .map(|((key, value), bytes)| TagShare {
+            of: SampleKind::Heap,
             key: key.to_owned(),
             value: value.to_owned(),
             share: bytes / total,
             objects: known,
             older,
+        })
+        .collect()
+}
+
+fn of_goroutines(graph: &HeapGraph, finding: &Finding) -> Vec<TagShare> {
+    let fits = fitting(graph, finding, graph.goroutines.iter().map(|g| g.stack));
+    let own = graph.goroutines.iter().filter(|g| !g.is_system);
+    let (mut all, mut there) = (0, 0);
+    let mut counts: BTreeMap<(u32, u32), (usize, usize)> = BTreeMap::new();
+    for goroutine in own {
+        let is_there = fits.get(&goroutine.stack) == Some(&true);
+        all += 1;
+        there += usize::from(is_there);
+        for &label in &goroutine.labels {
+            let (with, here) = counts.entry(label).or_default();
+            *with += 1;
+            *here += usize::from(is_there);
+        }
+    }
+    if there < FEWEST {
+        return Vec::new();
+    }
+    let text = |number| graph.strings.get(number);
+    counts
+        .into_iter()
+        .filter(|((_, value), (with, here))| {
+            *here as f64 >= DOMINATES * there as f64 && *with < all && !text(*value).is_empty()
+        })
+        .map(|((key, value), (_, here))| TagShare {
+            of: SampleKind::Goroutine,
+            key: text(key).to_owned(),
+            value: text(value).to_owned(),
+            share: here as f64 / there as f64,
+            objects: there,
+            older: 0,
         })
         .collect()
 }
@@ -357,7 +403,7 @@ mod tests {
     use super::super::Dominators;
     use super::super::sample::Sample;
     use super::*;
-    use memtrace_model::{Allocated, Frame, HeapKind, Pattern, SampleKind, Status, Tier};
+    use memtrace_model::{Allocated, Frame, Goroutine, HeapKind, Pattern, Status, Tier};
 
     const OBJECTS: u32 = 40;
 
@@ -505,6 +551,49 @@ mod tests {
 
     fn leaked_import(_: u32) -> Option<Option<LabelPairs>> {
         Some(label("import"))
+    }
+
+    #[test]
+    fn the_tag_of_goroutines_that_pile_up() {
+        let told = |stuck: &[&str], others: &[&str]| {
+            let mut sample = Sample::default();
+            let (there, elsewhere) = (sample.stack("main.newRecord"), sample.stack("main.job"));
+            let mut graph = sample.done();
+            let mut add = |stack, value: &str| {
+                let label = (graph.strings.intern("block"), graph.strings.intern(value));
+                graph.goroutines.push(Goroutine {
+                    stack,
+                    labels: if value.is_empty() {
+                        vec![]
+                    } else {
+                        vec![label]
+                    },
+                    ..Goroutine::default()
+                });
+            };
+            stuck.iter().for_each(|value| add(there, value));
+            others.iter().for_each(|value| add(elsewhere, value));
+            let finding = Finding {
+                source: SampleKind::Goroutine,
+                ..finding()
+            };
+            let dominators = Dominators::of(&graph);
+            let heap = Heap {
+                graph: &graph,
+                dominators: &dominators,
+            };
+            let shares = tag_shares(heap, &finding, &TagBook::new(Time(0)));
+            shares.iter().map(|s| s.words(Time(0))).collect::<Vec<_>>()
+        };
+        let mixed = [["a"; 9].as_slice(), &["b"]].concat();
+        assert_eq!(
+            told(&mixed, &["b", "c"]),
+            ["tag block=a: 90 % of 10 goroutines that stand there"]
+        );
+        // Too few; half of them; what all have.
+        assert_eq!(told(&["a"; 9], &["b"]), [""; 0]);
+        assert_eq!(told(&[["a"; 9], [""; 9]].concat(), &["b"]), [""; 0]);
+        assert_eq!(told(&["a"; 12], &["a"; 3]), [""; 0]);
     }
 
     #[test]

@@ -393,6 +393,7 @@ pub fn read(base: &Base, liar: &Liar<'_>, threads: &[Thread]) -> Option<HeapGrap
         start: 1,
         taken: Time(0),
         monotonic: Some(1 << 40),
+        with_labels: true,
     });
     let (graph, _) = read.ok()?;
     assert_eq!(graph.check(), Ok(()));

@@ -71,6 +71,8 @@ pub struct Process<'a> {
     /// That moment by the clock that the runtime uses (`CLOCK_MONOTONIC`), in nanoseconds,
     /// where it is known.
     pub monotonic: Option<u64>,
+    /// Read the labels (`runtime/pprof`) of goroutines: texts of the program.
+    pub with_labels: bool,
 }
 
 /// Entries of the runtime's table of itabs that are read.

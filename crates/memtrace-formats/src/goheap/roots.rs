@@ -404,8 +404,11 @@ pub(crate) fn goroutines(
     warnings: &mut Vec<Warning>,
 ) -> Vec<FrameHeld> {
     let mut held = Vec::new();
-    let (all, lost) =
+    let (mut all, lost) =
         goroutines::read(window, image, functions, process.threads, process.monotonic);
+    if !process.with_labels {
+        all.iter_mut().for_each(|g| g.labels.clear());
+    }
     warnings.extend(lost.into_iter().map(|what| Warning::Heap { what }));
     let mut sources = Sources::default();
     for raw in &all {
