@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use memtrace_analysis::graph::{Dominators, Heap, TypeGroup, live_objects};
-use memtrace_model::{HeapGraph, HeapKind, HeapStackId, snapshot};
+use memtrace_model::{HeapFrameId, HeapGraph, HeapKind, HeapStackId, snapshot};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -221,17 +221,19 @@ pub(crate) fn kind(kind: HeapKind) -> &'static str {
 /// The frames of a stack, the leaf first, as `function (file:line)`.
 pub(crate) fn stack(graph: &HeapGraph, stack: HeapStackId) -> Vec<String> {
     let frames = graph.stacks.get(stack.0).iter();
-    frames
-        .filter_map(|f| graph.frames.get(f.index()))
-        .map(|f| {
-            let file = graph.strings.get(f.file);
-            let file = file.rsplit_once('/').map_or(file, |(_, name)| name);
-            match f.line {
-                0 => graph.strings.get(f.function).to_owned(),
-                line => format!("{} ({file}:{line})", graph.strings.get(f.function)),
-            }
-        })
-        .collect()
+    frames.filter_map(|&f| frame(graph, f)).collect()
+}
+
+/// A frame in words: `main.run (main.go:42)`.
+pub(crate) fn frame(graph: &HeapGraph, frame: HeapFrameId) -> Option<String> {
+    let frame = graph.frames.get(frame.index())?;
+    let file = graph.strings.get(frame.file);
+    let file = file.rsplit_once('/').map_or(file, |(_, name)| name);
+    let function = graph.strings.get(frame.function);
+    Some(match frame.line {
+        0 => function.to_owned(),
+        line => format!("{function} ({file}:{line})"),
+    })
 }
 
 /// The functions of a stack, the leaf first, without those of the runtime that allocate.

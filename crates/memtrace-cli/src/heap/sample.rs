@@ -180,6 +180,8 @@ pub(crate) fn graph(more: u32) -> HeapGraph {
     s.root(RootKind::Global, "main.left", None, Some(shared));
     s.root(RootKind::Global, "main.right", None, Some(shared));
     let waits = s.stack(&["runtime.gopark", "main.worker"]);
+    let started = s.stack(&["main.start"]);
+    let started = s.graph.stacks.get(started.0)[0];
     let state = s.graph.strings.intern("chan receive");
     for (i, &buffer) in buffers.iter().enumerate() {
         let root = s.root(RootKind::Goroutine, "main.worker", None, None);
@@ -191,6 +193,7 @@ pub(crate) fn graph(more: u32) -> HeapGraph {
             waits_for: WaitsFor::Nothing,
             waiting_ms: Some(90_000),
             stack: waits,
+            created_by: Some(started),
             stack_bytes: 2048,
             ..Goroutine::default()
         });

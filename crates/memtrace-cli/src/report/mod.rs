@@ -3,7 +3,7 @@
 mod page;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use memtrace_analysis::graph::{
@@ -11,7 +11,7 @@ use memtrace_analysis::graph::{
     SuspectOptions, Suspects, TopGroup, TreeLimits, TypeGroup, by_stack, by_type, shortest_paths,
     suspects, top_groups,
 };
-use memtrace_model::{NodeId, RootKind};
+use memtrace_model::{HeapFrameId, NodeId, RootKind};
 use serde_json::{Value, json};
 
 use crate::args::ReportArgs;
@@ -196,6 +196,7 @@ impl<'a> Report<'a> {
             .map(|g| {
                 json!({
                     "verdict": verdict(g.verdict), "entry": self.entry(g),
+                    "started_at": self.started_at(g),
                     "state": graph.strings.get(g.state), "count": g.goroutines.len(),
                     "retained": g.retained, "stack_bytes": g.stack_bytes,
                     "waiting_ms": g.waiting_ms, "stack": heap::stack(graph, g.stack),
@@ -212,6 +213,18 @@ impl<'a> Report<'a> {
             .and_then(|&g| graph.goroutines.get(g as usize))
             .and_then(|g| graph.roots.get(g.root as usize))
             .map_or("", |r| graph.strings.get(r.name))
+    }
+
+    /// The `go` statement that started most goroutines of a group.
+    fn started_at(&self, group: &GoroutineGroup) -> Option<String> {
+        let graph = self.heap.graph;
+        let mut counts: BTreeMap<HeapFrameId, usize> = BTreeMap::new();
+        let started = group.goroutines.iter();
+        for frame in started.filter_map(|&g| graph.goroutines.get(g as usize)?.created_by) {
+            *counts.entry(frame).or_default() += 1;
+        }
+        let (frame, _) = counts.into_iter().max_by_key(|&(_, count)| count)?;
+        heap::frame(graph, frame)
     }
 
     fn type_name(&self, heap_type: usize) -> &str {

@@ -109,5 +109,5 @@ table("goroutines", [
   { head: "verdict", key: "verdict", text: true, first: true }, { head: "number", key: "count", show: count },
   { head: "retained", key: "retained", show: bytes },
   { head: "stacks", key: "stack_bytes", show: bytes }, { head: "state", key: "state", text: true },
-  { head: "started with", key: "entry", text: true },
+  { head: "started with", key: "entry", text: true }, { head: "at", key: "started_at", text: true },
 ], data.goroutines);

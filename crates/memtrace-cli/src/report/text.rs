@@ -213,6 +213,8 @@ fn goroutines(report: &Report<'_>, rows: usize, lines: &mut Vec<String>) {
                 "",
                 heap::functions(graph, g.stack)
             ));
+            let started = report.started_at(g);
+            lines.extend(started.map(|at| format!("{:>17}  started at {at}", "")));
         }
     }
 }
