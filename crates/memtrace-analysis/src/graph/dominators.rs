@@ -43,7 +43,16 @@ impl Dominators {
     /// The dominators of a graph that [`HeapGraph::check`] accepts.
     #[must_use]
     pub fn of(graph: &HeapGraph) -> Self {
-        let links = Links::of(graph);
+        Self::over(graph, Links::of(graph))
+    }
+
+    /// The same, were these roots gone.
+    #[must_use]
+    pub fn without(graph: &HeapGraph, roots: &[NodeId]) -> Self {
+        Self::over(graph, Links::without(graph, roots))
+    }
+
+    fn over(graph: &HeapGraph, links: Links<'_>) -> Self {
         let owned = owned_leaves(graph, &links);
         let (Reached { number, parent }, cross) = Reached::of(graph, &links, &owned);
         drop(links);

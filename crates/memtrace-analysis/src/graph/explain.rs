@@ -1,9 +1,13 @@
 use std::collections::{BTreeMap, HashMap};
 
-use memtrace_model::{Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, SampleKind};
+use memtrace_model::{
+    Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, Root, RootKind, SampleKind,
+};
 
+use super::paths::shortest_paths_without;
 use super::{
-    GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks, root_words, shortest_paths,
+    Dominators, GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks, root_words,
+    shortest_paths,
 };
 use crate::{leaks, units};
 
@@ -13,6 +17,8 @@ const FOLLOWED: usize = 4 << 10;
 const CLIMBED: usize = 256;
 /// What keeps at least this share of them is what keeps them.
 const MOST: f64 = 0.8;
+/// Roots that are looked at for frames which have it at hand besides.
+const MOST_ROOTS: usize = 4;
 
 /// What a heap says of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,20 +115,26 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
     let step = nodes.len().div_ceil(FOLLOWED).max(1);
     nodes = nodes.into_iter().step_by(step).collect();
     let piled = most(&nodes, |n| Some((graph.types[n.index()], graph.size(n))))?;
-    let keeper = heap.dominators.keeper(&nodes, MOST);
     // One in the middle of the type that most of the bytes are of.
     let of_type = nodes.iter().filter(|n| graph.types[n.index()] == piled);
     let of_type: Vec<NodeId> = of_type.copied().collect();
     let example = *of_type.get(of_type.len() / 2)?;
-    let path = shortest_paths(graph, &[example])
-        .into_iter()
-        .next()
-        .flatten();
+    let mut path = shortest_paths(graph, &[example]).pop().flatten();
+    let mut keeper = heap.dominators.keeper(&nodes, MOST);
+    let lasting = match (&keeper, &path) {
+        (None, Some(path)) => Lasting::of(heap, &nodes, example, path),
+        _ => None,
+    };
+    let dominators = lasting.as_ref().map_or(heap.dominators, |l| &l.dominators);
     let mut explanation = Explanation {
         type_name: Some(type_name(graph, piled)),
-        retained_by: path.map(|p| RootPath::words(&p, graph)).unwrap_or_default(),
         ..Explanation::default()
     };
+    if let Some(lasting) = &lasting {
+        keeper = Some(lasting.keeper);
+        path = Some(lasting.path.clone());
+    }
+    explanation.retained_by = path.map(|p| p.words(graph)).unwrap_or_default();
     if let Some((mut keeper, share)) = keeper {
         // The parts of a map are kept by the map.
         let is_part = |n: NodeId| {
@@ -133,11 +145,11 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
             kind == Some(HeapKind::MapPart)
         };
         while is_part(keeper)
-            && let Some(above) = heap.dominators.immediate(keeper)
+            && let Some(above) = dominators.immediate(keeper)
         {
             keeper = above;
         }
-        let retained = heap.dominators.retained(keeper);
+        let retained = dominators.retained(keeper);
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
             "{} keeps {} alive, and with that {:.0} % {which}",
@@ -145,6 +157,12 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
             units::bytes(retained as f64),
             100.0 * share
         ));
+        for frame in lasting.iter().flat_map(|l| &l.besides) {
+            explanation.evidence.push(format!(
+                "at that moment {} had it at hand as well",
+                root_words(graph, *frame)
+            ));
+        }
     } else if let Some((words, count, retained)) = roots_alike(heap, &nodes) {
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
@@ -156,8 +174,61 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
             "no single object or variable keeps it: at least two lead to most of it".to_owned(),
         );
     }
-    explanation.evidence.extend(map_above(heap, example));
+    let seen = Heap { graph, dominators };
+    explanation.evidence.extend(map_above(seen, example));
     Some(explanation)
+}
+
+/// What keeps objects that a frame has at hand as well: a function that goes through a copy of
+/// a list, say, and will have returned in a moment.
+struct Lasting {
+    /// Without those frames.
+    dominators: Dominators,
+    keeper: (NodeId, f64),
+    path: RootPath,
+    besides: Vec<NodeId>,
+}
+
+impl Lasting {
+    /// Takes the frames away, one function after the other, that ways to an example start from.
+    fn of(heap: Heap<'_>, nodes: &[NodeId], example: NodeId, path: &RootPath) -> Option<Self> {
+        let graph = heap.graph;
+        let way = |cut: &[NodeId]| shortest_paths_without(graph, &[example], cut).pop()?;
+        let (mut cut, mut besides, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut root = path.root;
+        for _ in 0..MOST_ROOTS {
+            let known = graph.root(root)?;
+            if known.kind == RootKind::Frame {
+                besides.push(root);
+                // Other goroutines may be about the same.
+                let same = |root: &Root| root.kind == RootKind::Frame && root.name == known.name;
+                let roots = graph
+                    .roots
+                    .iter()
+                    .zip(0u32..)
+                    .filter(|(root, _)| same(root));
+                cut.extend(roots.map(|(_, number)| graph.root_node(number)));
+                let path = way(&cut)?;
+                let dominators = Dominators::without(graph, &cut);
+                let kept = nodes.iter().filter(|n| dominators.is_reachable(**n));
+                let kept = kept.count() as f64 / nodes.len() as f64;
+                let keeper = dominators.keeper(nodes, MOST);
+                let keeper = keeper.map(|(keeper, share)| (keeper, share * kept));
+                if let Some(keeper) = keeper.filter(|(_, share)| *share >= MOST) {
+                    return Some(Self {
+                        dominators,
+                        keeper,
+                        path,
+                        besides,
+                    });
+                }
+            } else {
+                others.push(root);
+            }
+            root = way(&[&cut[..], &others].concat())?.root;
+        }
+        None
+    }
 }
 
 /// How full the map is that alone keeps an object, the closest where there are several.
@@ -283,4 +354,90 @@ fn goroutines(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         evidence,
         tags: BTreeMap::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::Sample;
+    use super::*;
+
+    const RECORDS: u32 = 20;
+
+    /// What is told of records that a list of a variable leads to; `also` adds what else does.
+    fn told(also: impl Fn(&mut Sample, u32, &[u32])) -> Explanation {
+        let mut sample = Sample::default();
+        let list = sample.object("[]*main.record", HeapKind::Array, RECORDS);
+        sample.global("main.list", list);
+        let records: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.record")).collect();
+        let copy = sample.object("[]*main.record", HeapKind::Array, RECORDS);
+        for array in [list, copy] {
+            records.iter().for_each(|&r| sample.edge(array, r));
+        }
+        also(&mut sample, copy, &records);
+        let graph = sample.done();
+        let dominators = Dominators::of(&graph);
+        let heap = Heap {
+            graph: &graph,
+            dominators: &dominators,
+        };
+        let nodes = records.into_iter().map(NodeId).collect();
+        kept(heap, nodes, "of them").unwrap()
+    }
+
+    #[test]
+    fn what_keeps_them_alone() {
+        let told = told(|_, _, _| ());
+        let way = ["global main.list", "[]*main.record[*]", "main.record"];
+        assert_eq!(told.retained_by, way);
+        assert_eq!(told.retained_bytes, Some(8 * 20 + 16 * 20));
+        let words = "[]*main.record keeps 480 B alive, and with that 100 % of them";
+        assert_eq!(told.evidence, [words]);
+    }
+
+    /// A function that goes through a copy of the list does not keep it for long.
+    #[test]
+    fn frames_that_have_it_at_hand() {
+        let told = told(|sample, copy, _| {
+            for _ in 0..2 {
+                let (_, frame) = sample.goroutine("main.publish", &[]);
+                sample.root_edge(frame, copy);
+            }
+            // So short a way that it is told.
+            let (_, other) = sample.goroutine("main.look", &[]);
+            for record in 2..2 + RECORDS / 2 {
+                sample.root_edge(other, record);
+            }
+        });
+        assert_eq!(told.retained_by[0], "global main.list", "{told:?}");
+        assert_eq!(told.retained_bytes, Some(8 * 20 + 16 * 20));
+        let besides: Vec<&String> = told.evidence[1..].iter().collect();
+        assert!(
+            besides
+                .iter()
+                .all(|e| e.ends_with("had it at hand as well")),
+            "{besides:?}"
+        );
+        assert!(besides.iter().any(|e| e.contains("main.publish")));
+    }
+
+    #[test]
+    fn two_variables_or_a_variable_and_a_frame() {
+        let none = "no single object or variable keeps it: at least two lead to most of it";
+        let two = told(|sample, copy, _| {
+            sample.global("main.other", copy);
+        });
+        assert_eq!((two.retained_bytes, &*two.evidence[0]), (None, none));
+        // A frame, and another variable that has one of them.
+        let frame = told(|sample, copy, records| {
+            let (_, frame) = sample.goroutine("main.publish", &[]);
+            sample.root_edge(frame, copy);
+            let other = sample.object("main.other", HeapKind::Value, 2);
+            sample.global("main.other", other);
+            sample.edge(other, records[0]);
+        });
+        assert!(
+            frame.evidence[0].contains("with that 95 % of them"),
+            "{frame:?}"
+        );
+    }
 }

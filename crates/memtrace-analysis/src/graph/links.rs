@@ -14,7 +14,7 @@ pub(super) struct Links<'a> {
     /// The links of root `r` beside its edges are `below[starts[r]..starts[r + 1]]`.
     starts: Vec<u32>,
     below: Vec<NodeId>,
-    /// One bit per object: its edges are left out. Empty when there is none.
+    /// One bit per node: its edges are left out. The bits of the last ones may be missing.
     cut: Vec<u64>,
 }
 
@@ -53,6 +53,19 @@ impl<'a> Links<'a> {
             below,
             cut: sudogs(graph),
         }
+    }
+
+    /// The same without the edges of some roots.
+    pub(super) fn without(graph: &'a HeapGraph, roots: &[NodeId]) -> Self {
+        let mut links = Self::of(graph);
+        if let Some(last) = roots.iter().max() {
+            let words = last.index() / 64 + 1;
+            links.cut.resize(links.cut.len().max(words), 0);
+        }
+        for root in roots {
+            links.cut[root.index() / 64] |= 1 << (root.index() % 64);
+        }
+        links
     }
 
     /// The objects that a node's own edges lead to.

@@ -115,10 +115,22 @@ fn root_words_above(graph: &HeapGraph, root: &Root) -> String {
 /// for each that leads on.
 #[must_use]
 pub fn shortest_paths(graph: &HeapGraph, targets: &[NodeId]) -> Vec<Option<RootPath>> {
+    ways(graph, &Links::of(graph), targets)
+}
+
+/// The same, were these roots gone.
+pub(super) fn shortest_paths_without(
+    graph: &HeapGraph,
+    targets: &[NodeId],
+    roots: &[NodeId],
+) -> Vec<Option<RootPath>> {
+    ways(graph, &Links::without(graph, roots), targets)
+}
+
+fn ways(graph: &HeapGraph, links: &Links<'_>, targets: &[NodeId]) -> Vec<Option<RootPath>> {
     if targets.is_empty() {
         return Vec::new();
     }
-    let links = Links::of(graph);
     let mut before = vec![NONE; graph.node_count()];
     let mut wanted = targets.to_vec();
     wanted.sort_unstable();
