@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use memtrace_analysis::leaks;
-use memtrace_model::{Finding, Pattern, SampleKind, Status, Tier, Time};
+use memtrace_model::{Finding, Frame, Pattern, SampleKind, Status, Tier, Time};
 
 /// The open findings of one target. A finding stays open, and leaking, until it was
 /// not confirmed for a while: a profile shows the last garbage collection, so single
@@ -171,10 +171,11 @@ fn related(a: &Finding, b: &Finding) -> bool {
             .any(|g| Some(g.function.as_str()) == function)
     };
     match (a.source, b.source) {
-        (SampleKind::Goroutine, SampleKind::Heap) => a
-            .stack
-            .iter()
-            .any(|f| leaks::is_own_code(&f.function) && passes(b, Some(&f.function))),
+        (SampleKind::Goroutine, SampleKind::Heap) => {
+            let shared =
+                |f: &Frame| leaks::is_own_code(&f.function) && passes(b, Some(&f.function));
+            leaks::makes_goroutines(&b.stack) || a.stack.iter().any(shared)
+        }
         (SampleKind::Heap, SampleKind::Goroutine) => related(b, a),
         _ => a.source == b.source && (passes(a, culprit(b)) || passes(b, culprit(a))),
     }
@@ -228,7 +229,7 @@ fn culprit(f: &Finding) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use memtrace_model::{FINDING_SCHEMA, Frame};
+    use memtrace_model::FINDING_SCHEMA;
 
     use super::*;
 

@@ -1,11 +1,14 @@
-use memtrace_model::{Pattern, SampleKind};
+use memtrace_model::{Frame, Pattern, SampleKind};
 
 use super::{Cause, Site, symbols};
 
-/// Goroutines that pile up at one blocked stack.
+/// Goroutines that pile up at one blocked stack; or, before a profile of goroutines has told
+/// which, what the runtime has of each.
 pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
-    if site.kind != SampleKind::Goroutine {
-        return None;
+    match site.kind {
+        SampleKind::Goroutine => {}
+        SampleKind::Heap => return descriptors(site),
+        _ => return None,
     }
     let stack = site.main_stack();
     let reason = symbols::wait_reason(stack);
@@ -54,6 +57,27 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
         pattern: Pattern::GoroutineLeak,
         evidence,
         advice: format!("{entry} never ends once its caller has gone: {way_out}."),
+        stack: None,
+    })
+}
+
+/// Whether a stack allocates what the runtime has of a goroutine. It is kept for the next one
+/// when a goroutine ends: it grows where ever more of them live at a time.
+#[must_use]
+pub fn makes_goroutines(stack: &[Frame]) -> bool {
+    stack.iter().any(|f| f.function == "runtime.malg")
+}
+
+fn descriptors(site: &Site<'_>) -> Option<Cause> {
+    makes_goroutines(site.main_stack()).then(|| Cause {
+        pattern: Pattern::GoroutineLeak,
+        evidence: vec![format!(
+            "{} descriptors of goroutines more every minute: ever more goroutines live at a time",
+            site.objects_per_min.round()
+        )],
+        advice: "Goroutines are started that do not end. Which ones, the next goroutine profiles will tell (memtrace \
+                 asks for one a minute); memtrace report PID tells at once."
+            .to_owned(),
         stack: None,
     })
 }

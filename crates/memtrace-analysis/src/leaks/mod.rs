@@ -24,6 +24,7 @@ use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status
 use crate::series::{Assessment, Exhaustion, History, StackGrowth};
 
 pub use code::Code;
+pub use goroutine_leak::makes_goroutines;
 pub use holding::from_ways;
 pub(crate) use symbols::culprit;
 

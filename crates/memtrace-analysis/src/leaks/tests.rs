@@ -127,6 +127,25 @@ fn a_map_in_pooled_objects() {
     assert_eq!(misuse(deferred, &[]), Pattern::PoolMisuse);
 }
 
+/// Before a profile of goroutines is there, the heap has what the runtime keeps of each.
+#[test]
+fn descriptors_of_goroutines() {
+    let stack: &[&str] = &[
+        "runtime.mallocgc",
+        "runtime.malg",
+        "runtime.newproc1",
+        "runtime.newproc.func1",
+        "runtime.systemstack",
+    ];
+    let finding = found(&[stack], &[], None);
+    assert_eq!(finding.pattern, Pattern::GoroutineLeak);
+    let evidence = &finding.evidence[0];
+    assert!(
+        evidence.contains("60 descriptors of goroutines"),
+        "{evidence}"
+    );
+}
+
 #[test]
 fn what_is_put_into_a_sync_map() {
     let stack: &[&str] = &["m.newReport", "m.(*Reports).Publish", "m.serve"];
