@@ -202,8 +202,9 @@ fn the_label_of_goroutines_that_pile_up() {
     let longer = MINUTE.map(|argument| if argument == "75s" { "160s" } else { argument });
     let output = run(&[&["watch", &jobs.pid()][..], &longer].concat());
     let found = findings(&output);
-    let hanging = found.iter().find(|f| f["pattern"] == "goroutine-leak");
+    let hanging = found.iter().rfind(|f| f["source"] == "goroutine");
     let hanging = hanging.unwrap_or_else(|| panic!("{found:#?}"));
+    assert_eq!(hanging["pattern"], "goroutine-leak", "{hanging:#}");
     assert_eq!(hanging["tags"]["block"], "G001-M05", "{hanging:#}");
     let evidence = hanging["evidence"].to_string();
     assert!(

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::follow::Follower;
-use crate::inside::{self, Inside, InsideError};
+use crate::inside::{self, Inside, InsideError, Subject, subject};
 use crate::keeper::{Keep, KeepSender, Taken};
 use crate::ledger::Ledger;
 use crate::sdk::Sdk;
@@ -197,10 +197,10 @@ struct Life {
     sdk: Sdk,
     notes: Vec<String>,
     /// Findings for which a copy of the heap was taken, and when the last one was.
-    looked: HashSet<(String, Tier)>,
+    looked: HashSet<(Subject, Tier)>,
     looked_at: Option<Instant>,
-    /// What the copies said of findings, by their ids.
-    explained: HashMap<String, Explanation>,
+    /// What the copies said of findings.
+    explained: HashMap<Subject, Explanation>,
     follower: Follower,
 }
 
@@ -498,7 +498,7 @@ impl Life {
             return;
         };
         let mut asked = self.ledger.open();
-        asked.retain(|f| !self.looked.contains(&(f.id.clone(), f.tier)));
+        asked.retain(|f| !self.looked.contains(&(subject(f), f.tier)));
         let is_leak = asked.iter().any(|f| f.tier == Tier::Leaking);
         let too_early = self.looked_at.is_some_and(|t| t.elapsed() < LOOKS_GAP);
         if asked.is_empty() || too_early && !is_leak {
@@ -506,7 +506,7 @@ impl Life {
         }
         self.looked_at = Some(Instant::now());
         self.looked
-            .extend(asked.iter().map(|f| (f.id.clone(), f.tier)));
+            .extend(asked.iter().map(|f| (subject(f), f.tier)));
         let eyes = self.follower.eyes(&asked);
         match inside::look(pid, asked, eyes).await {
             Ok((told, saved)) => {
@@ -526,7 +526,7 @@ impl Life {
     /// Adds what a copy of the heap said.
     fn explain(&self, findings: &mut [Finding]) {
         for finding in findings {
-            let Some(told) = self.explained.get(&finding.id) else {
+            let Some(told) = self.explained.get(&subject(finding)) else {
                 continue;
             };
             finding.type_name.clone_from(&told.type_name);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use memtrace_analysis::graph::{Dominators, Explanation, Heap, Holdings, explain};
 use memtrace_collect::goproc::{self, FreezeError};
 use memtrace_formats::goheap::{self, Memory, Program, Region, Thread};
-use memtrace_model::{Finding, Profile, Time};
+use memtrace_model::{Finding, Profile, SampleKind, Time};
 
 use crate::follow::Eyes;
 use crate::tags::{Tagger, read_labelled};
@@ -137,13 +137,19 @@ impl Inside {
     }
 }
 
-/// What a copy of the heap of a process says of each finding, by the finding's id; and where
-/// the heap was written, if it was to be.
+/// What a finding is about: its id, and whether objects or goroutines pile up, which may change.
+pub(crate) type Subject = (String, SampleKind);
+
+pub(crate) fn subject(finding: &Finding) -> Subject {
+    (finding.id.clone(), finding.source)
+}
+
+/// What a copy of the heap of a process says of each finding; and where the heap was written, if it was to be.
 pub(crate) async fn look(
     pid: u32,
     findings: Vec<Finding>,
     eyes: Eyes,
-) -> Result<(Vec<(String, Explanation)>, Option<io::Result<PathBuf>>), InsideError> {
+) -> Result<(Vec<(Subject, Explanation)>, Option<io::Result<PathBuf>>), InsideError> {
     blocking(move || {
         let tagger = eyes.tagger.as_deref();
         let _turn = tagger.map(Tagger::turn);
@@ -160,7 +166,7 @@ pub(crate) async fn look(
             if let Some(at_copy) = &at_copy {
                 at_copy.explain(heap, finding, &mut explanation);
             }
-            Some((finding.id.clone(), explanation))
+            Some((subject(finding), explanation))
         });
         Ok((explained.collect(), saved))
     })

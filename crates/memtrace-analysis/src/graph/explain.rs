@@ -6,8 +6,8 @@ use memtrace_model::{
 
 use super::paths::shortest_paths_without;
 use super::{
-    Dominators, GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks, root_words,
-    shortest_paths,
+    Dominators, GoroutineReport, GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks,
+    root_words, shortest_paths,
 };
 use crate::{leaks, units};
 
@@ -47,6 +47,7 @@ pub fn explain(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
             let nodes = Holdings::of(heap).nodes(heap, &finding.retained_by);
             kept(heap, nodes, "of its kind")
         }
+        SampleKind::Heap if leaks::makes_goroutines(&finding.stack) => most_goroutines(heap),
         SampleKind::Heap => objects(heap, finding),
         SampleKind::Goroutine => goroutines(heap, finding),
         _ => None,
@@ -301,11 +302,34 @@ fn most<K: Copy + Ord + std::hash::Hash>(
 fn goroutines(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
     let graph = heap.graph;
     let fits = fitting(graph, finding, graph.goroutines.iter().map(|g| g.stack));
-    let report = goroutine_leaks(graph);
     let of_stack: Vec<usize> = (graph.goroutines.iter().enumerate())
         .filter(|(_, g)| fits.get(&g.stack) == Some(&true))
         .map(|(i, _)| i)
         .collect();
+    stand_there(heap, &goroutine_leaks(graph), &of_stack)
+}
+
+/// Where most goroutines are, of whom only the number was known.
+fn most_goroutines(heap: Heap<'_>) -> Option<Explanation> {
+    let graph = heap.graph;
+    let report = goroutine_leaks(graph);
+    let group = report.groups.iter().max_by_key(|g| g.goroutines.len())?;
+    let of_stack: Vec<usize> = group.goroutines.iter().map(|&g| g as usize).collect();
+    let mut explanation = stand_there(heap, &report, &of_stack)?;
+    let own = stack(graph, group.stack);
+    if let Some((function, line)) = own.first() {
+        let place = format!("most goroutines are at {function}:{line}");
+        explanation.evidence.insert(0, place);
+    }
+    Some(explanation)
+}
+
+fn stand_there(
+    heap: Heap<'_>,
+    report: &GoroutineReport,
+    of_stack: &[usize],
+) -> Option<Explanation> {
+    let graph = heap.graph;
     let count = of_stack.len();
     let verdict = |wanted| {
         of_stack
