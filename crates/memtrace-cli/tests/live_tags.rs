@@ -165,6 +165,10 @@ fn the_label_that_leaks_is_named() {
         .unwrap_or_else(|| panic!("nothing found: {}", String::from_utf8_lossy(&output.stdout)));
     assert_eq!(last["tier"], "leaking", "{last:#}");
     assert_eq!(last["tags"]["block"], "G001-M17", "{last:#}");
+    // The stack only makes records; the copy shows what they pile up in.
+    assert_eq!(last["pattern"], "slice-growth", "{last:#}");
+    let advice = last["advice"].to_string();
+    assert!(advice.contains("main.leaked"), "{advice}");
     let evidence = last["evidence"].to_string();
     assert!(evidence.contains("tag block=G001-M17 holds "), "{evidence}");
     // The heap of the leak, and another a cycle later, for `diff`.

@@ -10,7 +10,7 @@ use memtrace_analysis::series::{History, Settings};
 use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
 use memtrace_formats::sdk::{Backlog, Events};
 use memtrace_formats::{Warning, pprof};
-use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Profile, Tier, Time};
+use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Pattern, Profile, Tier, Time};
 use memtrace_store::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
@@ -533,6 +533,9 @@ impl Life {
             finding.retained_bytes = told.retained_bytes;
             finding.retained_by.clone_from(&told.retained_by);
             finding.evidence.extend(told.evidence.iter().cloned());
+            if let (Pattern::Growth, Some((pattern, advice))) = (finding.pattern, &told.cause) {
+                (finding.pattern, finding.advice) = (*pattern, advice.clone());
+            }
             for (key, value) in &told.tags {
                 let tag = finding.tags.entry(key.clone());
                 tag.or_insert_with(|| value.clone());

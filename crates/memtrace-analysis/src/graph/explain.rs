@@ -1,9 +1,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use memtrace_model::{
-    Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, Root, RootKind, SampleKind,
+    Finding, HeapGraph, HeapKind, HeapStackId, HeapTypeId, NodeId, Pattern, Root, RootKind,
+    SampleKind,
 };
 
+use super::holdings::way;
 use super::paths::shortest_paths_without;
 use super::{
     Dominators, GoroutineReport, GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks,
@@ -31,6 +33,8 @@ pub struct Explanation {
     pub retained_by: Vec<String>,
     /// What was seen, in sentences.
     pub evidence: Vec<String>,
+    /// What that makes of a finding that is only growth: a pattern, and what to do.
+    pub cause: Option<(Pattern, String)>,
     /// Under which labels it was allocated, where those were followed: see
     /// [`tag_shares`](super::tag_shares).
     pub tags: BTreeMap<String, String>,
@@ -45,7 +49,7 @@ pub fn explain(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         // What it grows by was told by a way of the heap itself.
         SampleKind::Heap if finding.stack.is_empty() => {
             let nodes = Holdings::of(heap).nodes(heap, &finding.retained_by);
-            kept(heap, nodes, "of its kind")
+            kept(heap, finding, nodes, "of its kind")
         }
         SampleKind::Heap if leaks::makes_goroutines(&finding.stack) => most_goroutines(heap),
         SampleKind::Heap => objects(heap, finding),
@@ -105,13 +109,19 @@ fn objects(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
         .collect();
     kept(
         heap,
+        finding,
         nodes,
         "of what the heap profile sampled of this stack",
     )
 }
 
 /// The type of most of these live objects, and what keeps them. `which` are they, in words.
-fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanation> {
+fn kept(
+    heap: Heap<'_>,
+    finding: &Finding,
+    mut nodes: Vec<NodeId>,
+    which: &str,
+) -> Option<Explanation> {
     let graph = heap.graph;
     let step = nodes.len().div_ceil(FOLLOWED).max(1);
     nodes = nodes.into_iter().step_by(step).collect();
@@ -158,6 +168,12 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
             units::bytes(retained as f64),
             100.0 * share
         ));
+        if finding.pattern == Pattern::Growth && has_places(graph, dominators, keeper, &nodes) {
+            let up: Vec<NodeId> = dominators.path(example).into_iter().rev().collect();
+            let holder = up.iter().position(|n| *n == keeper);
+            let way = way(graph, up.into_iter());
+            explanation.cause = holder.map(|at| leaks::of_container(&way, at));
+        }
         for frame in lasting.iter().flat_map(|l| &l.besides) {
             explanation.evidence.push(format!(
                 "at that moment {} had it at hand as well",
@@ -178,6 +194,39 @@ fn kept(heap: Heap<'_>, mut nodes: Vec<NodeId>, which: &str) -> Option<Explanati
     let seen = Heap { graph, dominators };
     explanation.evidence.extend(map_above(seen, example));
     Some(explanation)
+}
+
+/// Whether a map or an array has a place of its own for most of the nodes: it grows with them.
+fn has_places(
+    graph: &HeapGraph,
+    dominators: &Dominators,
+    keeper: NodeId,
+    nodes: &[NodeId],
+) -> bool {
+    let Some(kind) = graph.types.get(keeper.index()) else {
+        return false;
+    };
+    let places = match graph.heap_types[kind.index()].kind {
+        HeapKind::Map => {
+            let at = graph.maps.binary_search_by_key(&keeper, |m| m.node);
+            at.map_or(0, |at| graph.maps[at].used)
+        }
+        HeapKind::Array => {
+            let mut places: Vec<usize> = nodes
+                .iter()
+                .filter_map(|&n| dominators.position(n))
+                .collect();
+            places.sort_unstable();
+            let is_taken = |child: &NodeId| {
+                let from = dominators.position(*child).unwrap_or(0);
+                let at = places.partition_point(|&p| p < from);
+                (places.get(at)).is_some_and(|&p| p < from + dominators.size_at(from))
+            };
+            dominators.children(keeper).filter(is_taken).count() as u64
+        }
+        _ => 0,
+    };
+    places as f64 >= MOST * nodes.len() as f64
 }
 
 /// What keeps objects that a frame has at hand as well: a function that goes through a copy of
@@ -376,7 +425,7 @@ fn stand_there(
         retained_bytes: Some(retained + stacks),
         retained_by: vec![root_words(graph, graph.root_node(first.root))],
         evidence,
-        tags: BTreeMap::new(),
+        ..Explanation::default()
     })
 }
 
@@ -384,28 +433,36 @@ fn stand_there(
 mod tests {
     use super::super::sample::Sample;
     use super::*;
+    use crate::leaks::tests::any_finding;
 
     const RECORDS: u32 = 20;
 
-    /// What is told of records that a list of a variable leads to; `also` adds what else does.
-    fn told(also: impl Fn(&mut Sample, u32, &[u32])) -> Explanation {
+    /// What is told of these objects.
+    fn explained(build: impl Fn(&mut Sample) -> Vec<u32>) -> Explanation {
         let mut sample = Sample::default();
-        let list = sample.object("[]*main.record", HeapKind::Array, RECORDS);
-        sample.global("main.list", list);
-        let records: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.record")).collect();
-        let copy = sample.object("[]*main.record", HeapKind::Array, RECORDS);
-        for array in [list, copy] {
-            records.iter().for_each(|&r| sample.edge(array, r));
-        }
-        also(&mut sample, copy, &records);
+        let nodes = build(&mut sample).into_iter().map(NodeId).collect();
         let graph = sample.done();
         let dominators = Dominators::of(&graph);
         let heap = Heap {
             graph: &graph,
             dominators: &dominators,
         };
-        let nodes = records.into_iter().map(NodeId).collect();
-        kept(heap, nodes, "of them").unwrap()
+        kept(heap, &any_finding(), nodes, "of them").unwrap()
+    }
+
+    /// What is told of records that a list of a variable leads to; `also` adds what else does.
+    fn told(also: impl Fn(&mut Sample, u32, &[u32])) -> Explanation {
+        explained(|sample| {
+            let list = sample.object("[]*main.record", HeapKind::Array, RECORDS);
+            sample.global("main.list", list);
+            let records: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.record")).collect();
+            let copy = sample.object("[]*main.record", HeapKind::Array, RECORDS);
+            for array in [list, copy] {
+                records.iter().for_each(|&r| sample.edge(array, r));
+            }
+            also(sample, copy, &records);
+            records
+        })
     }
 
     #[test]
@@ -416,6 +473,28 @@ mod tests {
         assert_eq!(told.retained_bytes, Some(8 * 20 + 16 * 20));
         let words = "[]*main.record keeps 480 B alive, and with that 100 % of them";
         assert_eq!(told.evidence, [words]);
+        let (pattern, advice) = told.cause.unwrap();
+        assert_eq!(pattern, Pattern::SliceGrowth);
+        assert!(advice.contains("main.list"), "{advice}");
+    }
+
+    /// A table of few places does not grow with what is in it.
+    #[test]
+    fn a_container_that_does_not_grow() {
+        let told = explained(|sample| {
+            let table = sample.object("[]main.bucket", HeapKind::Array, 4);
+            sample.global("main.table", table);
+            let entries: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.entry")).collect();
+            for (i, &entry) in entries.iter().enumerate() {
+                sample.edge(if i < 4 { table } else { entries[i - 4] }, entry);
+            }
+            entries
+        });
+        assert!(
+            told.evidence[0].starts_with("[]main.bucket keeps"),
+            "{told:?}"
+        );
+        assert_eq!(told.cause, None);
     }
 
     /// A function that goes through a copy of the list does not keep it for long.

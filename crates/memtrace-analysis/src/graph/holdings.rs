@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use memtrace_model::{
-    FunctionId, HeapGraph, HeapKind, NodeId, Profile, RootKind, StringId, ValueType,
+    Frame, FunctionId, HeapGraph, HeapKind, NodeId, Profile, RootKind, StringId, ValueType,
 };
 
 use super::Heap;
@@ -214,29 +214,16 @@ impl<'a> Finder<'a> {
     }
 
     fn name(&mut self, node: NodeId) -> u32 {
-        let graph = self.graph;
-        let Some(number) = graph.types.get(node.index()).map(|t| t.index()) else {
-            let root = graph.root(node);
-            let what = root.map_or("root", |r| root_kind(r.kind));
-            return self.named(graph.name(node).to_owned(), what);
-        };
-        let known = self.of_type[number];
+        let number = self.graph.types.get(node.index()).map(|t| t.index());
+        let known = number.map_or(NONE, |n| self.of_type[n]);
         if known != NONE {
             return known;
         }
-        let what = match graph.heap_types[number].kind {
-            HeapKind::Array => "array",
-            HeapKind::Map | HeapKind::MapPart => "map",
-            HeapKind::Channel => "channel",
-            HeapKind::Closure => "closure",
-            _ => "type",
-        };
-        let mut text = graph.name(node).to_owned();
-        if is_builtin(&text) {
-            text.insert_str(0, BUILTIN);
-        }
+        let (text, what) = told(self.graph, node);
         let name = self.named(text, what);
-        self.of_type[number] = name;
+        if let Some(number) = number {
+            self.of_type[number] = name;
+        }
         name
     }
 
@@ -253,6 +240,39 @@ impl<'a> Finder<'a> {
                 names.len() as u32 - 1
             })
     }
+}
+
+/// A node on a way: its name, and what that is ([`Holdings::profile`]).
+fn told(graph: &HeapGraph, node: NodeId) -> (String, &'static str) {
+    let mut text = graph.name(node).to_owned();
+    let Some(number) = graph.types.get(node.index()) else {
+        let root = graph.root(node);
+        return (text, root.map_or("root", |r| root_kind(r.kind)));
+    };
+    if is_builtin(&text) {
+        text.insert_str(0, BUILTIN);
+    }
+    let what = match graph.heap_types[number.index()].kind {
+        HeapKind::Array => "array",
+        HeapKind::Map | HeapKind::MapPart => "map",
+        HeapKind::Channel => "channel",
+        HeapKind::Closure => "closure",
+        _ => "type",
+    };
+    (text, what)
+}
+
+/// A way over these nodes, as a stack of [`Holdings::profile`].
+pub(super) fn way(graph: &HeapGraph, nodes: impl Iterator<Item = NodeId>) -> Vec<Frame> {
+    let frame = |node| {
+        let (function, what) = told(graph, node);
+        Frame {
+            function,
+            file: what.to_owned(),
+            line: 0,
+        }
+    };
+    nodes.map(frame).collect()
 }
 
 fn root_kind(kind: RootKind) -> &'static str {

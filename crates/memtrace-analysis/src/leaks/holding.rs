@@ -17,55 +17,7 @@ pub fn from_ways(findings: &mut [Finding]) {
             .checked_div(finding.live_objects)
             .unwrap_or(0);
         let is_one_array = slice_growth::is_one_array(finding.live_objects, finding.live_bytes);
-        let holder = holder(&way, is_one_array);
-        // The owner is a variable, a type or a goroutine that the service declares, above what
-        // the things lie in.
-        let above = holder.map_or(1, |at| at + 1).min(way.len() - 1);
-        let is_own = |f: &&Frame| super::is_own_code(&f.function);
-        let owner = way[above..].iter().find(is_own).or(way.last());
-        let owner = owner.map_or("?", |f| shown(&f.function));
-        let root = way.last().map_or("", |f| f.file.as_str());
-        let (has_closure, is_pooled) = (
-            // What the callbacks lie in is above them; what a callback has captured, below.
-            way[..holder.unwrap_or(way.len())]
-                .iter()
-                .any(|f| f.file == "closure"),
-            way.iter().any(|f| f.function.starts_with("sync.poolLocal")),
-        );
-        let concurrent = (way.iter())
-            .any(|f| f.function == "sync.Map" || f.function.contains("sync.HashTrieMap["));
-        let (pattern, advice) = if matches!(root, "finalizer" | "cleanup") {
-            (
-                Pattern::FinalizerBacklog,
-                format!(
-                    "{owner} waits for its finalizer: release it by an explicit Close when its work is done."
-                ),
-            )
-        } else if is_pooled {
-            (
-                Pattern::PoolMisuse,
-                "Reset what goes back to the pool: clear its maps and slices, or drop what has grown beyond a bound."
-                    .to_owned(),
-            )
-        } else if has_closure {
-            (
-                Pattern::ListenerRetention,
-                format!(
-                    "A callback keeps what it captured alive by {owner}: unregister it when its owner is done."
-                ),
-            )
-        } else if concurrent {
-            (Pattern::MapBloat, map_bloat::advice("sync.Map", owner))
-        } else {
-            match holder.map(|at| way[at].file.as_str()) {
-                Some("map") => (Pattern::MapBloat, map_bloat::advice("map", owner)),
-                Some("array") => (Pattern::SliceGrowth, slice_growth::advice(owner)),
-                _ => (
-                    Pattern::Growth,
-                    format!("{owner} keeps it: release it there when the work it belongs to ends."),
-                ),
-            }
-        };
+        let (pattern, advice, owner) = cause(&way, holder(&way, is_one_array));
         let first = format!(
             "{} objects of {} on average are kept by {owner}, counted in copies of the heap; \
              the heap profile is off, so who allocated them is not known",
@@ -91,6 +43,66 @@ pub fn from_ways(findings: &mut [Finding]) {
             }
         }
     }
+}
+
+/// The pattern and the advice for what piles up in the container that is at `holder` of a way.
+pub(crate) fn of_container(way: &[Frame], holder: usize) -> (Pattern, String) {
+    let (pattern, advice, _) = cause(way, Some(holder));
+    (pattern, advice)
+}
+
+/// What a way says where the things that pile up lie in what is at `holder`: the pattern, what
+/// to do, and who owns it.
+fn cause(way: &[Frame], holder: Option<usize>) -> (Pattern, String, &str) {
+    // The owner is a variable, a type or a goroutine that the service declares, above what
+    // the things lie in.
+    let above = holder.map_or(1, |at| at + 1).min(way.len() - 1);
+    let is_own = |f: &&Frame| super::is_own_code(&f.function);
+    let owner = way[above..].iter().find(is_own).or(way.last());
+    let owner = owner.map_or("?", |f| shown(&f.function));
+    let root = way.last().map_or("", |f| f.file.as_str());
+    let (has_closure, is_pooled) = (
+        // What the callbacks lie in is above them; what a callback has captured, below.
+        way[..holder.unwrap_or(way.len())]
+            .iter()
+            .any(|f| f.file == "closure"),
+        way.iter().any(|f| f.function.starts_with("sync.poolLocal")),
+    );
+    let concurrent =
+        (way.iter()).any(|f| f.function == "sync.Map" || f.function.contains("sync.HashTrieMap["));
+    let (pattern, advice) = if matches!(root, "finalizer" | "cleanup") {
+        (
+            Pattern::FinalizerBacklog,
+            format!(
+                "{owner} waits for its finalizer: release it by an explicit Close when its work is done."
+            ),
+        )
+    } else if is_pooled {
+        (
+            Pattern::PoolMisuse,
+            "Reset what goes back to the pool: clear its maps and slices, or drop what has grown beyond a bound."
+                .to_owned(),
+        )
+    } else if has_closure {
+        (
+            Pattern::ListenerRetention,
+            format!(
+                "A callback keeps what it captured alive by {owner}: unregister it when its owner is done."
+            ),
+        )
+    } else if concurrent {
+        (Pattern::MapBloat, map_bloat::advice("sync.Map", owner))
+    } else {
+        match holder.map(|at| way[at].file.as_str()) {
+            Some("map") => (Pattern::MapBloat, map_bloat::advice("map", owner)),
+            Some("array") => (Pattern::SliceGrowth, slice_growth::advice(owner)),
+            _ => (
+                Pattern::Growth,
+                format!("{owner} keeps it: release it there when the work it belongs to ends."),
+            ),
+        }
+    };
+    (pattern, advice, owner)
 }
 
 /// What the things that pile up lie in: a map or an array. Things are what the service

@@ -17,7 +17,7 @@ mod slice_growth;
 pub(crate) mod symbols;
 mod tags;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use memtrace_model::{FINDING_SCHEMA, Finding, Frame, Pattern, SampleKind, Status, Tier, Time};
 
@@ -26,6 +26,7 @@ use crate::series::{Assessment, Exhaustion, History, StackGrowth};
 pub use code::Code;
 pub use goroutine_leak::makes_goroutines;
 pub use holding::from_ways;
+pub(crate) use holding::of_container;
 pub(crate) use symbols::culprit;
 
 /// Names the cause of a site, where it recognises it.

@@ -454,7 +454,7 @@ fn healthy_processes_do_not_grow_outside_the_heap() {
 }
 
 /// A finding in which nothing is told.
-pub(super) fn any_finding() -> Finding {
+pub(crate) fn any_finding() -> Finding {
     Finding {
         schema: FINDING_SCHEMA.into(),
         id: String::new(),
