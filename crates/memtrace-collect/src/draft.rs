@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ enum State {
     Nameless,
     /// This file system has no nameless files: the name it has for now.
     Named(PathBuf),
-    /// A pipe or a device, which cannot be replaced, or a draft that has its name.
+    /// What cannot be replaced, or a draft that has its name.
     Done,
 }
 
@@ -31,8 +32,13 @@ impl Draft {
     /// # Errors
     /// The system's.
     pub fn of(path: &Path) -> io::Result<Self> {
-        if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
-            let file = File::options().write(true).open(path)?;
+        // What is not a file itself (a device, a pipe, a link) is written to, and stays.
+        if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+            let file = File::options()
+                .write(true)
+                .truncate(true)
+                .create(true)
+                .open(path)?;
             let state = State::Done;
             return Ok(Self { file, state });
         }
@@ -47,7 +53,7 @@ impl Draft {
             }),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let name = for_now(path);
-                let flags = flags | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+                let flags = flags | OFlags::CREATE | OFlags::EXCL;
                 Ok(Self {
                     file: open(&name, flags, mode)?.into(),
                     state: State::Named(name),
@@ -69,7 +75,6 @@ impl Draft {
     pub fn replace(mut self, path: &Path) -> io::Result<()> {
         if self.state == State::Nameless {
             let name = for_now(path);
-            let _ = std::fs::remove_file(&name);
             self.link(&name)?;
             self.state = State::Named(name);
         }
@@ -111,10 +116,12 @@ impl Drop for Draft {
     }
 }
 
-/// A name beside, of this process.
+/// A name beside that no other draft has.
 fn for_now(path: &Path) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
+    name.push(format!(".{}-{number}.part", std::process::id()));
     PathBuf::from(name)
 }
 
@@ -179,6 +186,19 @@ mod tests {
         draft.replace(null).unwrap();
         let kind = std::fs::metadata(null).unwrap().file_type();
         assert!(kind.is_char_device());
+    }
+
+    #[test]
+    fn a_link_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        std::fs::write(&file, "what was there before").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut draft = Draft::of(&link).unwrap();
+        draft.file().write_all(b"new").unwrap();
+        draft.replace(&link).unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
     }
 
     #[test]

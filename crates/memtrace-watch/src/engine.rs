@@ -664,7 +664,8 @@ impl Life {
 
     async fn restarted(&mut self, reason: String) {
         self.sdk = Sdk::default();
-        let closed = self.ledger.restart(self.clock.now());
+        let mut closed = self.ledger.restart(self.clock.now());
+        self.explain(&mut closed);
         self.event(EventKind::Restart { reason }).await;
         self.tell(closed).await;
     }

@@ -23,6 +23,8 @@ pub(crate) struct Ledger {
 struct Entry {
     finding: Finding,
     seen: Time,
+    /// Updates since, which did not confirm it.
+    missed: u32,
     /// When it was last called leaking.
     leaking: Option<Time>,
     /// When its pattern was last recognised.
@@ -33,8 +35,11 @@ struct Entry {
 /// may be as far apart.
 const LEAST_QUIET: f64 = 30.0;
 
-/// Where updates come more slowly than that: so many without confirmation end a finding.
+/// Where updates come more slowly than that: so many between two confirmations say nothing.
 const QUIET_UPDATES: f64 = 2.5;
+
+/// Updates without confirmation that end a finding, at least.
+const LEAST_MISSED: u32 = 3;
 
 impl Ledger {
     /// A ledger for a service that settles within `settle`.
@@ -64,6 +69,7 @@ impl Ledger {
                 self.entries.push(Entry {
                     finding,
                     seen: now,
+                    missed: 0,
                     leaking: leaks_now.then_some(now),
                     recognised: now,
                 });
@@ -71,7 +77,7 @@ impl Ledger {
             };
             let entry = &mut self.entries[entry];
             finding.id.clone_from(&entry.finding.id);
-            entry.seen = now;
+            (entry.seen, entry.missed) = (now, 0);
             if leaks_now {
                 entry.leaking = Some(now);
             }
@@ -95,7 +101,8 @@ impl Ledger {
             }
         }
         self.entries.retain_mut(|entry| {
-            let open = now.since(entry.seen) < quiet;
+            entry.missed += u32::from(entry.seen != now);
+            let open = now.since(entry.seen) < quiet || entry.missed < LEAST_MISSED;
             if !open {
                 entry.finding.status = Status::Resolved;
                 entry.finding.at = now;
@@ -213,6 +220,10 @@ fn refresh(finding: &mut Finding, new: Finding) {
 
 /// Whether `new` recognises less than `old` did.
 fn weaker(new: &Finding, old: &Finding) -> bool {
+    // Which goroutines pile up was known already.
+    if old.source == SampleKind::Goroutine && leaks::makes_goroutines(&new.stack) {
+        return true;
+    }
     let sharpness = |f: &Finding| match f.pattern {
         Pattern::Growth => 0,
         // Whose container or memory it is is told by less than the whole evidence.
@@ -312,6 +323,30 @@ mod tests {
         }
         let mut missed = |minutes: i64| ledger.update(vec![], at(60 * minutes)).len();
         assert_eq!([missed(15), missed(20), missed(25)], [0, 0, 1]);
+
+        // Nor do two that come after a hole.
+        ledger.update(vec![finding("a.f", Tier::Leaking)], at(2000));
+        let mut missed = |seconds: i64| ledger.update(vec![], at(seconds)).len();
+        assert_eq!([missed(2300), missed(2305), missed(2310)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn goroutines_that_were_named_stay_named() {
+        let goroutines = Finding {
+            source: SampleKind::Goroutine,
+            pattern: Pattern::GoroutineLeak,
+            ..finding("a.ask", Tier::Leaking)
+        };
+        let descriptors = Finding {
+            pattern: Pattern::GoroutineLeak,
+            ..finding("runtime.malg", Tier::Leaking)
+        };
+        let mut ledger = Ledger::new(Duration::from_secs(60));
+        ledger.update(vec![descriptors.clone()], at(1));
+        let news = ledger.update(vec![goroutines], at(2));
+        assert_eq!((news.len(), &*news[0].id), (1, "t#1"));
+        assert!(ledger.update(vec![descriptors], at(3)).is_empty());
+        assert_eq!(ledger.open()[0].source, SampleKind::Goroutine);
     }
 
     #[test]

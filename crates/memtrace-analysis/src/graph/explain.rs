@@ -8,8 +8,8 @@ use memtrace_model::{
 use super::holdings::way;
 use super::paths::shortest_paths_without;
 use super::{
-    Dominators, GoroutineReport, GoroutineVerdict, Heap, Holdings, RootPath, goroutine_leaks,
-    root_words, shortest_paths,
+    Dominators, GoroutineGroup, GoroutineReport, GoroutineVerdict, Heap, Holdings, RootPath,
+    goroutine_leaks, root_words, shortest_paths,
 };
 use crate::{leaks, units};
 
@@ -21,6 +21,8 @@ const CLIMBED: usize = 256;
 const MOST: f64 = 0.8;
 /// Roots that are looked at for frames which have it at hand besides.
 const MOST_ROOTS: usize = 4;
+/// In larger graphs another dominator tree takes too long.
+const MOST_NODES: usize = 1 << 24;
 
 /// What a heap says of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +147,7 @@ fn kept(
         keeper = Some(lasting.keeper);
         path = Some(lasting.path.clone());
     }
+    let root = path.as_ref().map(|p| p.root);
     explanation.retained_by = path.map(|p| p.words(graph)).unwrap_or_default();
     if let Some((mut keeper, share)) = keeper {
         // The parts of a map are kept by the map.
@@ -168,8 +171,16 @@ fn kept(
             units::bytes(retained as f64),
             100.0 * share
         ));
-        if finding.pattern == Pattern::Growth && has_places(graph, dominators, keeper, &nodes) {
-            let up: Vec<NodeId> = dominators.path(example).into_iter().rev().collect();
+        if finding.pattern == Pattern::Growth
+            && has_places(graph, dominators, keeper, &nodes, finding.live_objects)
+        {
+            let mut up: Vec<NodeId> = dominators.path(example).into_iter().rev().collect();
+            // Where several roots lead to the container, none of them dominates it.
+            if let (Some(last), Some(root)) = (up.last(), root)
+                && graph.root(*last).is_none()
+            {
+                up.push(root);
+            }
             let holder = up.iter().position(|n| *n == keeper);
             let way = way(graph, up.into_iter());
             explanation.cause = holder.map(|at| leaks::of_container(&way, at));
@@ -196,37 +207,54 @@ fn kept(
     Some(explanation)
 }
 
-/// Whether a map or an array has a place of its own for most of the nodes: it grows with them.
+/// Whether a frame is of a goroutine that has stood still: what it has is not passing.
+fn waits_long(graph: &HeapGraph, frame: &Root) -> bool {
+    const LONG_MS: u64 = 10_000;
+    let of_frame = graph
+        .goroutines
+        .iter()
+        .find(|g| Some(g.root) == frame.parent);
+    of_frame.is_some_and(|g| g.waiting_ms.is_some_and(|ms| ms >= LONG_MS))
+}
+
+/// Whether a map or an array has a place of its own for each of the things that pile up: then
+/// it grows with them. `live` is how many there are; the nodes are those that were sampled.
 fn has_places(
     graph: &HeapGraph,
     dominators: &Dominators,
     keeper: NodeId,
     nodes: &[NodeId],
+    live: u64,
 ) -> bool {
     let Some(kind) = graph.types.get(keeper.index()) else {
         return false;
     };
-    let places = match graph.heap_types[kind.index()].kind {
+    let (places, taken) = match graph.heap_types[kind.index()].kind {
         HeapKind::Map => {
             let at = graph.maps.binary_search_by_key(&keeper, |m| m.node);
-            at.map_or(0, |at| graph.maps[at].used)
+            let used = at.map_or(0, |at| graph.maps[at].used);
+            (used, nodes.len())
         }
         HeapKind::Array => {
-            let mut places: Vec<usize> = nodes
+            let mut at: Vec<usize> = nodes
                 .iter()
                 .filter_map(|&n| dominators.position(n))
                 .collect();
-            places.sort_unstable();
-            let is_taken = |child: &NodeId| {
-                let from = dominators.position(*child).unwrap_or(0);
-                let at = places.partition_point(|&p| p < from);
-                (places.get(at)).is_some_and(|&p| p < from + dominators.size_at(from))
-            };
-            dominators.children(keeper).filter(is_taken).count() as u64
+            at.sort_unstable();
+            let (mut places, mut taken) = (0, 0);
+            for child in dominators.children(keeper) {
+                let from = dominators.position(child).unwrap_or(0);
+                let first = at.partition_point(|&p| p < from);
+                let holds = |&p: &usize| p < from + dominators.size_at(from);
+                places += 1;
+                taken += usize::from(at.get(first).is_some_and(holds));
+            }
+            (places, taken)
         }
-        _ => 0,
+        _ => (0, 0),
     };
-    places as f64 >= MOST * nodes.len() as f64
+    let things = live.max(nodes.len() as u64);
+    places >= things / 2 && taken as f64 >= MOST * nodes.len() as f64
 }
 
 /// What keeps objects that a frame has at hand as well: a function that goes through a copy of
@@ -246,9 +274,12 @@ impl Lasting {
         let way = |cut: &[NodeId]| shortest_paths_without(graph, &[example], cut).pop()?;
         let (mut cut, mut besides, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut root = path.root;
+        if graph.node_count() > MOST_NODES {
+            return None;
+        }
         for _ in 0..MOST_ROOTS {
             let known = graph.root(root)?;
-            if known.kind == RootKind::Frame {
+            if known.kind == RootKind::Frame && !waits_long(graph, known) {
                 besides.push(root);
                 // Other goroutines may be about the same.
                 let same = |root: &Root| root.kind == RootKind::Frame && root.name == known.name;
@@ -264,7 +295,15 @@ impl Lasting {
                 let kept = kept.count() as f64 / nodes.len() as f64;
                 let keeper = dominators.keeper(nodes, MOST);
                 let keeper = keeper.map(|(keeper, share)| (keeper, share * kept));
-                if let Some(keeper) = keeper.filter(|(_, share)| *share >= MOST) {
+                // Another frame may be what is passing, and the one taken away what lasts.
+                let lasts = |keeper: NodeId| {
+                    let top = dominators.path(keeper).first().copied();
+                    [top, Some(path.root)].into_iter().flatten().all(|root| {
+                        let root = graph.root(root);
+                        root.is_none_or(|r| r.kind != RootKind::Frame || waits_long(graph, r))
+                    })
+                };
+                if let Some(keeper) = keeper.filter(|(k, share)| *share >= MOST && lasts(*k)) {
                     return Some(Self {
                         dominators,
                         keeper,
@@ -272,6 +311,8 @@ impl Lasting {
                         besides,
                     });
                 }
+            } else if others.contains(&root) {
+                return None;
             } else {
                 others.push(root);
             }
@@ -358,16 +399,23 @@ fn goroutines(heap: Heap<'_>, finding: &Finding) -> Option<Explanation> {
     stand_there(heap, &goroutine_leaks(graph), &of_stack)
 }
 
-/// Where most goroutines are, of whom only the number was known.
+/// Which goroutines pile up, of whom only the number was known: those that nothing can wake,
+/// or where nearly all of them are.
 fn most_goroutines(heap: Heap<'_>) -> Option<Explanation> {
     let graph = heap.graph;
     let report = goroutine_leaks(graph);
-    let group = report.groups.iter().max_by_key(|g| g.goroutines.len())?;
+    let all = graph.goroutines.iter().filter(|g| !g.is_system).count();
+    let is_it = |g: &&GoroutineGroup| {
+        let share = g.goroutines.len() as f64 / all.max(1) as f64;
+        g.verdict == GoroutineVerdict::Leaked || share >= MOST
+    };
+    let sure = report.groups.iter().filter(is_it);
+    let group = sure.max_by_key(|g| (g.verdict == GoroutineVerdict::Leaked, g.goroutines.len()))?;
     let of_stack: Vec<usize> = group.goroutines.iter().map(|&g| g as usize).collect();
     let mut explanation = stand_there(heap, &report, &of_stack)?;
-    let own = stack(graph, group.stack);
-    if let Some((function, line)) = own.first() {
-        let place = format!("most goroutines are at {function}:{line}");
+    if let Some((function, line)) = stack(graph, group.stack).first() {
+        let count = of_stack.len();
+        let place = format!("{count} of {all} goroutines are at {function}:{line}");
         explanation.evidence.insert(0, place);
     }
     Some(explanation)
@@ -437,8 +485,8 @@ mod tests {
 
     const RECORDS: u32 = 20;
 
-    /// What is told of these objects.
-    fn explained(build: impl Fn(&mut Sample) -> Vec<u32>) -> Explanation {
+    /// What is told of these objects, of which there are `live`.
+    fn explained(live: u64, build: impl Fn(&mut Sample) -> Vec<u32>) -> Explanation {
         let mut sample = Sample::default();
         let nodes = build(&mut sample).into_iter().map(NodeId).collect();
         let graph = sample.done();
@@ -447,12 +495,16 @@ mod tests {
             graph: &graph,
             dominators: &dominators,
         };
-        kept(heap, &any_finding(), nodes, "of them").unwrap()
+        let finding = Finding {
+            live_objects: live,
+            ..any_finding()
+        };
+        kept(heap, &finding, nodes, "of them").unwrap()
     }
 
     /// What is told of records that a list of a variable leads to; `also` adds what else does.
     fn told(also: impl Fn(&mut Sample, u32, &[u32])) -> Explanation {
-        explained(|sample| {
+        explained(0, |sample| {
             let list = sample.object("[]*main.record", HeapKind::Array, RECORDS);
             sample.global("main.list", list);
             let records: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.record")).collect();
@@ -481,7 +533,7 @@ mod tests {
     /// A table of few places does not grow with what is in it.
     #[test]
     fn a_container_that_does_not_grow() {
-        let told = explained(|sample| {
+        let told = explained(0, |sample| {
             let table = sample.object("[]main.bucket", HeapKind::Array, 4);
             sample.global("main.table", table);
             let entries: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.entry")).collect();

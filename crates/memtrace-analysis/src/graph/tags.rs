@@ -319,7 +319,10 @@ fn of_goroutines(graph: &HeapGraph, finding: &Finding) -> Vec<TagShare> {
     counts
         .into_iter()
         .filter(|((_, value), (with, here))| {
-            *here as f64 >= DOMINATES * there as f64 && *with < all && !text(*value).is_empty()
+            // One that most others have as well tells nothing.
+            let is_common = 2 * (with - here) >= all - there && *with > *here;
+            let holds = *here as f64 >= DOMINATES * there as f64 && *with < all;
+            holds && !is_common && !text(*value).is_empty()
         })
         .map(|((key, value), (_, here))| TagShare {
             of: SampleKind::Goroutine,
@@ -594,6 +597,7 @@ mod tests {
         assert_eq!(told(&["a"; 9], &["b"]), [""; 0]);
         assert_eq!(told(&[["a"; 9], [""; 9]].concat(), &["b"]), [""; 0]);
         assert_eq!(told(&["a"; 12], &["a"; 3]), [""; 0]);
+        assert_eq!(told(&["a"; 12], &["a", "a", ""]), [""; 0]);
     }
 
     #[test]

@@ -65,7 +65,9 @@ pub(super) fn detect(site: &Site<'_>) -> Option<Cause> {
 /// when a goroutine ends: it grows where ever more of them live at a time.
 #[must_use]
 pub fn makes_goroutines(stack: &[Frame]) -> bool {
-    stack.iter().any(|f| f.function == "runtime.malg")
+    let has = |function| stack.iter().any(|f| f.function == function);
+    // Each thread has one as well.
+    has("runtime.malg") && !has("runtime.allocm")
 }
 
 fn descriptors(site: &Site<'_>) -> Option<Cause> {

@@ -61,10 +61,9 @@ fn summary(s: &memtrace_watch::Summary) -> String {
         crate::units::span(s.watched.as_secs_f64())
     );
     match s.findings.len() {
-        0 if s.profiles < LEAST_PROFILES => format!(
-            "{seen}: too few to tell whether anything grows; {} more are needed",
-            LEAST_PROFILES - s.profiles
-        ),
+        0 if s.profiles < LEAST_PROFILES => {
+            format!("{seen}: too few to tell whether anything grows, which takes {LEAST_PROFILES}")
+        }
         // What is called leaking must have gone on for longer than this.
         0 if s.watched < s.settle * 3 / 2 => format!(
             "{seen}; no leak found, but growth must go on for {} to be called a leak (see --settle)",

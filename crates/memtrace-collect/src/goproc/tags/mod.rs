@@ -187,6 +187,8 @@ pub struct Probe {
     form: LabelForm,
     rings: Vec<Ring>,
     known: HashSet<u32>,
+    /// At least one thread was followed.
+    began: bool,
     /// Why a thread could not be followed, and when that may be tried again.
     refused: Option<(String, Instant)>,
     events: Vec<Event>,
@@ -264,6 +266,7 @@ impl Probe {
             form: sites.form,
             rings: Vec::new(),
             known: HashSet::new(),
+            began: false,
             refused: None,
             events: Vec::new(),
             tracefs,
@@ -312,16 +315,18 @@ impl Probe {
             }
             match self.follow(tid) {
                 Ok(()) => {
+                    self.began = true;
                     self.known.insert(tid);
                 }
                 // It ended meanwhile.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(error) if self.rings.is_empty() => {
-                    return Err(tracefs::refused("open an event", error));
-                }
                 Err(error) => {
-                    unseen += 1;
+                    // It may have one event of two.
                     self.rings.retain(|ring| ring.tid != tid);
+                    if self.rings.is_empty() && self.known.is_empty() && !self.began {
+                        return Err(tracefs::refused("open an event", error));
+                    }
+                    unseen += 1;
                     let reason = match error.raw_os_error() {
                         // It was allowed for others.
                         Some(libc::EPERM) => {
