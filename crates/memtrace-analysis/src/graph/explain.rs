@@ -547,6 +547,34 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(told.cause, None);
+        // Of many things few are sampled, each in another shard.
+        let shards = |live| {
+            explained(live, |sample| {
+                let table = sample.object("[]main.shard", HeapKind::Array, 1000);
+                sample.global("main.shards", table);
+                let all: Vec<u32> = (0..1000).map(|_| sample.value("main.entry")).collect();
+                all.iter().for_each(|&entry| sample.edge(table, entry));
+                all.into_iter().step_by(10).collect()
+            })
+        };
+        assert_eq!(shards(6_000_000).cause, None);
+        assert!(shards(1100).cause.is_some());
+    }
+
+    /// A list that a function builds in a variable of its own, while another goes through a copy.
+    #[test]
+    fn frames_only() {
+        let told = explained(0, |sample| {
+            let records: Vec<u32> = (0..RECORDS).map(|_| sample.value("main.record")).collect();
+            for entry in ["main.run", "main.publish"] {
+                let array = sample.object("[]*main.record", HeapKind::Array, RECORDS);
+                let (_, frame) = sample.goroutine(entry, &[]);
+                sample.root_edge(frame, array);
+                records.iter().for_each(|&r| sample.edge(array, r));
+            }
+            records
+        });
+        assert_eq!((told.retained_bytes, told.cause), (None, None));
     }
 
     /// A function that goes through a copy of the list does not keep it for long.
