@@ -62,10 +62,12 @@ impl Program {
             .ok()
             .and_then(word)
             .unwrap_or(0);
-        let first = image.variable("mbuckets").ok().and_then(word).unwrap_or(0);
-        if rate == 0 || first == 0 {
+        // Where sampling was left out, the runtime sets the rate to 0 when it starts. A program
+        // that just started has no bucket yet: nothing was sampled.
+        let first = image.variable("mbuckets").ok().and_then(word);
+        let Some(first) = first.filter(|_| rate != 0) else {
             return Err(super::damaged("its heap profile is off"));
-        }
+        };
         let layout = &image.layout;
         let bytes = layout.find("memRecord.active.alloc_bytes");
         let freed = layout.find("memRecord.active.free_bytes");
