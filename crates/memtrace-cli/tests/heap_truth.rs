@@ -233,8 +233,11 @@ impl Check {
                 number(&structure["retained"]),
             );
             let mut types = self.kept(root);
-            // TODO: the types of local variables are not read yet.
-            if let Some(held) = types.remove("(32 bytes with pointers)") {
+            // Only the variable of a function leads there: without debug information nothing
+            // tells its type.
+            if self.stripped
+                && let Some(held) = types.remove("(32 bytes with pointers)")
+            {
                 types.insert("main.Held".to_owned(), held);
             }
             self.expect(
