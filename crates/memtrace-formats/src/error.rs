@@ -25,10 +25,34 @@ pub enum Error {
         /// What the input is.
         what: &'static str,
     },
-    /// Choose another file: this is no Go program whose table of functions can be read.
-    #[error("not a Go program that can be read: {what}")]
+    /// Choose another process or file: this is no program for Linux.
+    #[error("not an ELF program: its file {start}")]
+    NotAProgram {
+        /// What it starts with, printable, or that it is empty.
+        start: String,
+    },
+    /// Choose another process or file: this program is not in Go.
+    #[error("{what}")]
     NotAGoProgram {
-        /// What is missing or wrong.
+        /// What it is instead, as a noun phrase.
+        what: String,
+    },
+    /// Build it with another Go, or for another machine: a Go program that cannot be read.
+    #[error("{what}")]
+    UnsupportedGo {
+        /// What it is, as a noun phrase, and what can be read.
+        what: String,
+    },
+    /// Choose another file: the executable contradicts itself.
+    #[error("a program whose file is damaged: {what}")]
+    DamagedProgram {
+        /// What is wrong.
+        what: String,
+    },
+    /// The system does not give the executable.
+    #[error("a program whose file cannot be read: {what}")]
+    UnreadableProgram {
+        /// What the system says.
         what: String,
     },
     /// Ask the producer again: there is nothing at all.
@@ -198,8 +222,20 @@ mod tests {
             Error::Unsupported {
                 what: "a thread dump",
             },
+            Error::NotAProgram {
+                start: "is empty".into(),
+            },
             Error::NotAGoProgram {
+                what: "a Python program, not a Go program".into(),
+            },
+            Error::UnsupportedGo {
+                what: "a 32-bit Go program (386): memtrace reads 64-bit ones only".into(),
+            },
+            Error::DamagedProgram {
                 what: "no code".into(),
+            },
+            Error::UnreadableProgram {
+                what: "Permission denied".into(),
             },
             Error::Empty,
             Error::Damaged {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use memtrace_formats::goexe::Program;
+use memtrace_formats::goexe::{self, Architecture, Program};
 
 /// Builds the fixture; `None`, with a message, where Go or a C compiler is missing.
 fn build(folder: &Path, name: &str, env: &[(&str, &str)], flags: &[&str]) -> Option<PathBuf> {
@@ -166,11 +166,7 @@ fn sections_are_not_needed() {
     ) else {
         return;
     };
-    let mut bytes = std::fs::read(&program).unwrap();
-    // e_shoff, e_shnum and e_shstrndx.
-    bytes[40..48].fill(0);
-    bytes[60..64].fill(0);
-    std::fs::write(&program, &bytes).unwrap();
+    without_sections(&program, true);
     check(&program, false);
 }
 
@@ -228,5 +224,177 @@ fn other_files_are_refused() {
     }
     let me = File::open(std::env::current_exe().unwrap()).unwrap();
     let error = Program::read(me).unwrap_err().to_string();
-    assert!(error.contains("no table of functions"), "{error}");
+    assert_eq!(
+        error,
+        "a program with no table of functions, not a Go program"
+    );
+}
+
+fn look(path: impl AsRef<Path>) -> Result<goexe::GoProgram, String> {
+    goexe::look(File::open(path).unwrap()).map_err(|error| error.to_string())
+}
+
+/// Without section headers, as `sstrip` leaves a program.
+fn without_sections(path: &Path, is_64_bit: bool) {
+    let mut bytes = std::fs::read(path).unwrap();
+    // e_shoff, e_shnum and e_shstrndx.
+    let (offset, numbers) = if is_64_bit {
+        (40..48, 60..64)
+    } else {
+        (32..36, 48..52)
+    };
+    bytes[offset].fill(0);
+    bytes[numbers].fill(0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_look_tells_go_programs_that_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let pure = ("CGO_ENABLED", "0");
+    let cgo = ("CGO_ENABLED", "1");
+    let arm = [pure, ("GOARCH", "arm64")];
+    let external = "-ldflags=-s -w -linkmode=external";
+    let fixed = "-ldflags=-linkmode=external -extldflags=-static";
+    for (name, env, flags, instrumented) in [
+        ("pure", &[pure][..], &[][..], None),
+        ("stripped", &[pure], &["-ldflags=-s -w"], None),
+        ("pie", &[pure], &["-buildmode=pie"], None),
+        ("cgo", &[cgo], &[external], None),
+        ("cgo-pie", &[cgo], &["-buildmode=pie", external], None),
+        ("cgo-static", &[cgo], &[fixed], None),
+        ("race", &[cgo], &["-race"], Some("race")),
+        ("asan", &[cgo], &["-asan"], Some("asan")),
+        ("arm64", &arm, &["-ldflags=-s -w"], None),
+    ] {
+        let Some(path) = build(folder.path(), name, env, flags) else {
+            continue;
+        };
+        for sections in [true, false] {
+            if !sections {
+                without_sections(&path, true);
+            }
+            let program = look(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let version = program.version.unwrap_or_default();
+            assert!(version.contains("go1."), "{name}: {version}");
+            assert_eq!(program.instrumented, instrumented, "{name}");
+            let is_arm = program.architecture == Architecture::Arm64;
+            assert_eq!(is_arm, name == "arm64", "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_look_names_what_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arch, is_64_bit, line) in [
+        (
+            "386",
+            false,
+            "a 32-bit Go program (386): memtrace reads 64-bit ones only",
+        ),
+        (
+            "arm",
+            false,
+            "a 32-bit Go program (arm): memtrace reads 64-bit ones only",
+        ),
+        (
+            "mips",
+            false,
+            "a 32-bit Go program (mips): memtrace reads 64-bit ones only",
+        ),
+        (
+            "s390x",
+            true,
+            "a Go program for s390x: memtrace reads those for amd64 and arm64 only",
+        ),
+    ] {
+        let env = [("CGO_ENABLED", "0"), ("GOARCH", arch)];
+        let Some(path) = build(folder.path(), arch, &env, &["-ldflags=-s -w"]) else {
+            return;
+        };
+        assert_eq!(look(&path).unwrap_err(), line);
+        without_sections(&path, is_64_bit);
+        assert_eq!(look(&path).unwrap_err(), line, "without sections");
+    }
+    let Some(path) = build(folder.path(), "old", &[("CGO_ENABLED", "0")], &[]) else {
+        return;
+    };
+    let bytes = std::fs::read(&path).unwrap();
+    let magic = b"\xff Go buildinf:";
+    let at = bytes.windows(magic.len()).position(|w| w == magic).unwrap();
+    let version = at + 33;
+    let mut old = bytes.clone();
+    old[version..version + 6].copy_from_slice(b"go1.20");
+    let error = goexe::look(std::io::Cursor::new(old)).unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("a Go program built by go1.20"), "{error}");
+    assert!(
+        error.ends_with(": memtrace reads Go 1.21 and newer"),
+        "{error}"
+    );
+    let mut ancient = bytes;
+    ancient[at + 15] = 0;
+    let error = goexe::look(std::io::Cursor::new(ancient)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a Go program built by a release before Go 1.18: memtrace reads Go 1.21 and newer"
+    );
+}
+
+#[test]
+fn a_look_names_what_is_not_go() {
+    let me = std::env::current_exe().unwrap();
+    assert_eq!(look(me).unwrap_err(), "a native program, not a Go program");
+    for (program, language) in [("python3", "a Python program"), ("java", "a Java program")] {
+        let Some(path) = running_file(program) else {
+            eprintln!("skipped {program}: it is not here");
+            continue;
+        };
+        assert_eq!(
+            look(path).unwrap_err(),
+            format!("{language}, not a Go program")
+        );
+    }
+    let start = goexe::look(&mut std::io::Cursor::new(b"#!/bin/sh\necho"));
+    assert_eq!(
+        start.unwrap_err().to_string(),
+        "not an ELF program: its file starts with \"#!/bin/sh\\necho\""
+    );
+    let empty = goexe::look(std::io::Cursor::new(b"")).unwrap_err();
+    assert_eq!(empty.to_string(), "not an ELF program: its file is empty");
+}
+
+/// The executable that stands behind a name on the path, scripts and links followed.
+fn running_file(name: &str) -> Option<PathBuf> {
+    let ask = match name {
+        "python3" => Command::new(name)
+            .args(["-c", "import sys; print(sys.executable)"])
+            .output(),
+        _ => Command::new("which").arg(name).output(),
+    };
+    let ask = ask.ok().filter(|o| o.status.success())?;
+    let path = String::from_utf8(ask.stdout).ok()?;
+    std::fs::canonicalize(path.trim()).ok()
+}
+
+/// Whatever a file says of itself, a look ends, and allocates no more than the file has.
+#[test]
+fn a_look_survives_any_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = build(folder.path(), "whole", &[("CGO_ENABLED", "0")], &[]) else {
+        return;
+    };
+    let whole = std::fs::read(&path).unwrap();
+    for end in [1, 16, 52, 63, 64, 65, 400, 4096, 1 << 20] {
+        let _ = goexe::look(std::io::Cursor::new(&whole[..end]));
+    }
+    let start: Vec<u8> = whole[..64 + 56 * 8].to_vec();
+    for at in 0..start.len() {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut bytes = start.clone();
+            bytes[at] = value;
+            let _ = goexe::look(std::io::Cursor::new(bytes));
+        }
+    }
 }

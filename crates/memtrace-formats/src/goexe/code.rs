@@ -133,7 +133,9 @@ impl<R: Read + Seek> Code<R> {
                 )
             })
             .map(|(entry, _)| entry)
-            .ok_or_else(|| damaged("no Go runtime"))?;
+            .ok_or_else(|| Error::NotAGoProgram {
+                what: "a program without Go's runtime, not a Go program".to_owned(),
+            })?;
         let text = self.text;
         let sample = text.address..text.address.saturating_add(SAMPLE);
         let mut counts: HashMap<u64, u32> = HashMap::new();

@@ -40,12 +40,13 @@ pub(super) fn layout(input: &mut (impl Read + Seek)) -> Result<Layout, Error> {
     if headers.may_be_go {
         for segment in headers.segments {
             if table.is_none() {
-                table = search(input, segment)?;
+                // It is aligned to 8 bytes at least.
+                table = search(input, segment, 8, pclntab::may_start)?;
             }
         }
     }
-    let (address, (offset, size)) = headers.text.ok_or_else(|| damaged("no code"))?;
-    let (at, size_of_table) = table.ok_or_else(|| damaged("no table of functions"))?;
+    let (address, (offset, size)) = headers.text.ok_or_else(|| other("without code"))?;
+    let (at, size_of_table) = table.ok_or_else(|| other("with no table of functions"))?;
     Ok(Layout {
         machine: headers.machine,
         text: Text {
@@ -80,12 +81,18 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
     let header = FileHeader64::<Endianness>::parse(&cache).map_err(failed)?;
     let endian = header.endian().map_err(failed)?;
     if endian != Endianness::Little {
-        return Err(damaged("big-endian"));
+        return Err(Error::UnsupportedGo {
+            what: "a big-endian program".to_owned(),
+        });
     }
     let machine = match header.e_machine.get(endian) {
         EM_X86_64 => Machine::Amd64,
         EM_AARCH64 => Machine::Arm64,
-        other => return Err(damaged(format!("ELF machine {other}"))),
+        other => {
+            return Err(Error::UnsupportedGo {
+                what: format!("a program for ELF machine {other}"),
+            });
+        }
     };
     let within = |(offset, size): Part| {
         let size = size.min(length.saturating_sub(offset));
@@ -145,15 +152,21 @@ fn headers(input: &mut (impl Read + Seek), length: u64) -> Result<Headers, Error
     })
 }
 
-/// The table's place in a segment: it is aligned to 8 bytes at least.
-fn search(input: &mut (impl Read + Seek), (offset, size): Part) -> Result<Option<Part>, Error> {
+/// Where in a part of the file something starts: `starts` is asked for every piece of
+/// `align` bytes. Given is the rest of the part from there on.
+pub(super) fn search(
+    input: &mut (impl Read + Seek),
+    (offset, size): Part,
+    align: u64,
+    starts: impl Fn(&[u8]) -> bool,
+) -> Result<Option<Part>, Error> {
     const STEP: u64 = 1 << 20;
     let end = offset + size;
-    let mut at = offset.next_multiple_of(8);
+    let mut at = offset.next_multiple_of(align);
     while at < end {
         let chunk = bytes(input, (at, STEP.min(end - at)))?;
-        if let Some(hit) = chunk.chunks(8).position(pclntab::may_start) {
-            let start = at + 8 * hit as u64;
+        if let Some(hit) = chunk.chunks(align as usize).position(&starts) {
+            let start = at + align * hit as u64;
             return Ok(Some((start, end - start)));
         }
         at += STEP;
@@ -173,5 +186,14 @@ pub(super) fn bytes(input: &mut (impl Read + Seek), part: Part) -> Result<Vec<u8
 }
 
 pub(super) fn unreadable(error: std::io::Error) -> Error {
-    damaged(error.to_string())
+    Error::UnreadableProgram {
+        what: error.to_string(),
+    }
+}
+
+/// It lacks what every Go program has.
+fn other(lacks: &str) -> Error {
+    Error::NotAGoProgram {
+        what: format!("a program {lacks}, not a Go program"),
+    }
 }

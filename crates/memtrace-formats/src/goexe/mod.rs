@@ -18,6 +18,7 @@
 
 mod code;
 mod elf;
+mod look;
 mod pclntab;
 mod types;
 
@@ -28,6 +29,9 @@ use crate::Error;
 use code::Code;
 use pclntab::Functions;
 use types::Types;
+
+pub use look::{Architecture, GoProgram, look};
+pub(crate) use look::{INFO_MAGIC, OLDEST, info_version, minor, too_old};
 
 /// A Go program: 64-bit ELF for amd64 or arm64, built by Go 1.18 or newer.
 ///
@@ -46,7 +50,8 @@ impl<R: Read + Seek> Program<R> {
     /// Reads the table of functions.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`]: another kind of file, or one that is damaged.
+    /// [`Error::NotAGoProgram`], [`Error::UnsupportedGo`], [`Error::DamagedProgram`],
+    /// [`Error::UnreadableProgram`].
     pub fn read(mut input: R) -> Result<Self, Error> {
         let layout = elf::layout(&mut input)?;
         let table = elf::bytes(&mut input, layout.table)?;
@@ -114,7 +119,7 @@ impl<R: Read + Seek> Program<R> {
     /// Names of the functions that a function calls directly.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] when its code cannot be read.
+    /// [`Error::UnreadableProgram`].
     pub fn calls(&mut self, function: &str) -> Result<BTreeSet<String>, Error> {
         let functions = &self.functions;
         let mut found = BTreeSet::new();
@@ -134,7 +139,7 @@ impl<R: Read + Seek> Program<R> {
     /// One pass over the code.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] when the code cannot be read.
+    /// [`Error::UnreadableProgram`].
     pub fn callers(
         &mut self,
         wanted: impl Fn(&str) -> bool,
@@ -171,7 +176,7 @@ impl<R: Read + Seek> Program<R> {
     /// and where a C linker put them among others.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] when the code cannot be read.
+    /// [`Error::UnreadableProgram`].
     pub fn pointer_types(
         &mut self,
         functions: impl IntoIterator<Item = String>,
@@ -236,7 +241,7 @@ pub(crate) fn starts_function_table(head: &[u8]) -> bool {
 }
 
 fn damaged(what: impl Into<String>) -> Error {
-    Error::NotAGoProgram { what: what.into() }
+    Error::DamagedProgram { what: what.into() }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use self::elf::Elf;
 pub(crate) use self::locals::{FunctionInfo, Local};
 use super::damaged;
 use super::memory::{Region, Window};
-use crate::Error;
+use crate::{Error, goexe};
 
 /// The release of Go that built the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -416,19 +416,13 @@ fn version(
         build_info(info.or_else(|| search_info(elf))?)
     });
     let version = told.ok_or_else(|| damaged("no release of Go is told"))?;
-    if version.minor < OLDEST {
-        return Err(damaged(format!(
-            "it was built by {}; Go 1.{OLDEST} is the oldest whose runtime can be read",
-            version.text
-        )));
+    if version.minor < goexe::OLDEST {
+        return Err(Error::UnsupportedGo {
+            what: goexe::too_old(Some(&version.text)),
+        });
     }
     Ok(version)
 }
-
-/// The oldest minor release whose runtime is understood.
-const OLDEST: u32 = 21;
-/// What `runtime/debug.BuildInfo` starts with in an executable.
-const INFO_MAGIC: &[u8] = b"\xff Go buildinf:";
 
 /// The build information of a file without sections: it is at the start of a segment.
 fn search_info<'f>(elf: &Elf<'f>) -> Option<&'f [u8]> {
@@ -438,37 +432,24 @@ fn search_info<'f>(elf: &Elf<'f>) -> Option<&'f [u8]> {
         let from = usize::try_from(segment.offset).ok()?;
         let bytes = elf.bytes().get(from..)?;
         let near = &bytes[..bytes.len().min(REACH)];
-        let at = near.chunks(16).position(|c| c.starts_with(INFO_MAGIC))? * 16;
+        let at = near
+            .chunks(16)
+            .position(|c| c.starts_with(goexe::INFO_MAGIC))?
+            * 16;
         bytes.get(at..)
     })
 }
 
-/// The version in the build information (since Go 1.18): after a header of 32 bytes, its
-/// length as a varint, and the text.
+/// The version in the build information (since Go 1.18).
 fn build_info(info: &[u8]) -> Option<Version> {
-    const INLINE: u8 = 2;
-    let header = info.get(..32)?;
-    if !header.starts_with(INFO_MAGIC) || header[15] & INLINE == 0 {
-        return None;
-    }
-    let (low, high) = (*info.get(32)?, *info.get(33)?);
-    // Two bytes hold any length that a version has.
-    let (length, at) = match (low & 0x80, high & 0x80) {
-        (0, _) => (usize::from(low), 33),
-        (_, 0) => (usize::from(low & 0x7f) | usize::from(high) << 7, 34),
-        _ => return None,
-    };
-    let text = info.get(at..)?.get(..length)?;
-    Version::parse(std::str::from_utf8(text).ok()?)
+    Version::parse(goexe::info_version(info)?.0)
 }
 
 impl Version {
     /// From `go1.25.5 X:greenteagc`, `go1.27.3-X:nogreenteagc`, `devel go1.28-abc`.
     fn parse(text: &str) -> Option<Self> {
-        let (_, after) = text.split_once("go1.")?;
-        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         Some(Self {
-            minor: after[..digits].parse().ok()?,
+            minor: goexe::minor(text)?,
             text: text.to_owned(),
         })
     }

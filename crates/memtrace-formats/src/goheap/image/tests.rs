@@ -473,7 +473,7 @@ fn a_version_is_its_minor_release_and_all_its_words() {
 
 #[test]
 fn build_information_tells_the_version() {
-    let mut info = INFO_MAGIC.to_vec();
+    let mut info = goexe::INFO_MAGIC.to_vec();
     info.extend([8, 2]);
     info.resize(32, 0);
     info.push(9);
