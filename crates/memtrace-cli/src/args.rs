@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use memtrace_collect::goproc::Options;
 use memtrace_watch::Mark;
 
 use crate::units::{parse_address, parse_duration, parse_size};
@@ -118,6 +119,8 @@ pub(crate) struct WatchArgs {
     pub(crate) fail_on: Option<FailOn>,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
+    #[command(flatten)]
+    pub(crate) pause: PauseArgs,
 }
 
 /// `tag:NAME`, `tag:NAME:end`, `tag:NAME:begin`.
@@ -148,6 +151,28 @@ const LONGEST_TAG: usize = 64;
 pub(crate) enum FailOn {
     /// A finding of the tier `leaking`
     Leak,
+}
+
+/// What a process may be asked for when its memory is read
+#[derive(clap::Args)]
+pub(crate) struct PauseArgs {
+    /// The process is never paused for longer; what takes longer is not begun, or given up
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
+    pub(crate) max_pause: Duration,
+    /// Memory that memtrace may use to read a process that cannot be copied
+    /// [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_memory: Option<u64>,
+}
+
+impl PauseArgs {
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            max_pause: self.max_pause,
+            max_memory: self.max_memory.unwrap_or(u64::MAX),
+            ..Options::default()
+        }
+    }
 }
 
 /// How to talk to a pprof endpoint
@@ -234,6 +259,8 @@ pub(crate) struct DiffArgs {
     pub(crate) view: ViewArgs,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
+    #[command(flatten)]
+    pub(crate) pause: PauseArgs,
 }
 
 /// Show who allocates: the code upstream of the allocator, how often, and what to change
@@ -312,6 +339,8 @@ pub(crate) struct SnapshotArgs {
     /// What was taken, as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) pause: PauseArgs,
 }
 
 /// Show what a heap is made of and what keeps it: types, roots, where it piles up, suspects
@@ -334,6 +363,8 @@ pub(crate) struct ReportArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) pause: PauseArgs,
 }
 
 /// Say why objects are alive: the paths from a root to them
@@ -362,6 +393,8 @@ pub(crate) struct WhyArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) pause: PauseArgs,
 }
 
 /// Show what lived through cycles of work although nothing used it: snapshots of one process

@@ -26,7 +26,10 @@ pub(crate) fn run(args: &DiffArgs) -> Result<(), Failure> {
             "--type, --cum and --lines are for profiles, and these are snapshots".into(),
         ));
     }
-    let (old, new) = (heap::load(&args.old)?, heap::load(&args.new)?);
+    let (old, new) = (
+        heap::load(&args.old, &args.pause)?,
+        heap::load(&args.new, &args.pause)?,
+    );
     let whole = new.heap().dominators.reachable_bytes();
     let found = diff(old.heap(), new.heap(), (whole / SMALLEST_PILE).max(1));
     let shown = Shown {

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memtrace_collect::goproc::{self, FreezeError, Frozen};
+use memtrace_collect::goproc::{self, FreezeError, Frozen, Spent};
 use memtrace_collect::{Draft, Options, Target};
 use memtrace_formats::goheap::{self, Process};
 use memtrace_model::{HeapGraph, snapshot};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::args::SnapshotArgs;
+use crate::args::{PauseArgs, SnapshotArgs};
 use crate::failure::Failure;
 use crate::heap::{self, Sums, origin_json};
 use crate::progress::Step;
@@ -21,14 +21,41 @@ use crate::units::bytes;
 /// A heap that was read from a process or a core.
 pub(crate) struct Taken {
     pub(crate) graph: HeapGraph,
-    /// How long the process stood still; nothing for a core.
-    pause: Option<Duration>,
+    /// What it cost the process; nothing for a core.
+    cost: Option<Cost>,
     /// From the moment of the snapshot until all was read.
     reading: Duration,
 }
 
+/// What it cost a process to be copied.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// How long it stood still.
+    pause: Duration,
+    spent: Spent,
+}
+
+impl Cost {
+    fn json(self) -> Value {
+        json!({"pause_ms": milliseconds(self.pause), "copy_ms": milliseconds(self.spent.life),
+            "copy_bytes": self.spent.written})
+    }
+
+    fn words(self) -> String {
+        let mut words = format!("the process was paused for {}", span(self.pause));
+        if !self.spent.life.is_zero() {
+            words.push_str(&format!(
+                "; the copy lived for {} and cost it {}",
+                span(self.spent.life),
+                bytes(self.spent.written as f64)
+            ));
+        }
+        words
+    }
+}
+
 pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
-    let (frozen, moment) = freeze(&args.target, args.exe.as_deref())?;
+    let (frozen, moment) = freeze(&args.target, args.exe.as_deref(), &args.pause)?;
     if let Some(path) = &args.core {
         write_whole(path, |file| {
             let mut out = io::BufWriter::with_capacity(1 << 20, file);
@@ -39,15 +66,16 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
                 .map_err(|e| Failure::failed(path.display(), e))
         })?;
         if args.output.is_none() {
-            let (pause, file) = (frozen.pause(), path.display().to_string());
+            let (pid, pause, file) = (frozen.pid(), frozen.pause(), path.display().to_string());
+            let spent = frozen.thaw().map_err(|error| freeze_failure(&error))?;
+            let cost = Cost { pause, spent };
             if args.json {
-                println!(
-                    "{}",
-                    json!({"schema": "memtrace.snapshot/1", "pid": frozen.pid(), "core": file,
-                        "pause_ms": milliseconds(pause)})
-                );
+                let mut document =
+                    json!({"schema": "memtrace.snapshot/1", "pid": pid, "core": file});
+                heap::merge(&mut document, cost.json());
+                println!("{document}");
             } else {
-                println!("{file}: the process stood still for {}", span(pause));
+                println!("{file}: {}", cost.words());
             }
             return Ok(());
         }
@@ -69,9 +97,11 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
         let mut document = json!({
             "schema": "memtrace.snapshot/1", "file": path.display().to_string(), "file_bytes": size,
             "core": args.core.as_ref().map(|c| c.display().to_string()),
-            "pause_ms": taken.pause.map(milliseconds), "reading_ms": milliseconds(taken.reading),
-            "totals": sums.json(graph),
+            "reading_ms": milliseconds(taken.reading), "totals": sums.json(graph),
         });
+        if let Some(cost) = taken.cost {
+            heap::merge(&mut document, cost.json());
+        }
         heap::merge(&mut document, origin_json(graph));
         writeln!(out, "{document}")?;
     } else {
@@ -82,7 +112,9 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
             path.display(),
             bytes(size as f64),
             span(taken.reading),
-            taken.stood_still()
+            taken
+                .cost
+                .map_or_else(String::new, |cost| format!("; {}", cost.words()))
         ));
         heap::print(&mut out, &lines)?;
     }
@@ -90,25 +122,17 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
 }
 
 /// Takes the heap of a target; says on stderr how long it stood still.
-pub(crate) fn take(from: &str) -> Result<Taken, Failure> {
-    let (frozen, moment) = freeze(from, None)?;
+pub(crate) fn take(from: &str, pause: &PauseArgs) -> Result<Taken, Failure> {
+    let (frozen, moment) = freeze(from, None, pause)?;
     let taken = read(from, frozen, moment)?;
-    if taken.pause.is_some() {
+    if let Some(cost) = taken.cost {
         eprintln!(
-            "memtrace: read in {}{}",
+            "memtrace: read in {}; {}",
             span(taken.reading),
-            taken.stood_still()
+            cost.words()
         );
     }
     Ok(taken)
-}
-
-impl Taken {
-    fn stood_still(&self) -> String {
-        self.pause.map_or_else(String::new, |pause| {
-            format!("; the process stood still for {}", span(pause))
-        })
-    }
 }
 
 /// The moment of a copy: as this program tells time, and as the runtime does.
@@ -118,7 +142,11 @@ struct Moment {
     monotonic: Option<u64>,
 }
 
-fn freeze(from: &str, executable: Option<&Path>) -> Result<(Frozen, Moment), Failure> {
+fn freeze(
+    from: &str,
+    executable: Option<&Path>,
+    pause: &PauseArgs,
+) -> Result<(Frozen, Moment), Failure> {
     let target = Target::parse(from).map_err(|error| target_failure(&error))?;
     let here = Instant::now();
     if let Target::File(path) = &target {
@@ -130,8 +158,7 @@ fn freeze(from: &str, executable: Option<&Path>) -> Result<(Frozen, Moment), Fai
         return Ok((frozen, moment));
     }
     let pid = process(&target)?;
-    let frozen =
-        goproc::freeze(pid, &goproc::Options::default()).map_err(|error| freeze_failure(&error))?;
+    let frozen = goproc::freeze(pid, &pause.options()).map_err(|error| freeze_failure(&error))?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let monotonic = u64::try_from(now.tv_sec)
         .ok()
@@ -170,7 +197,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
             path.unwrap_or_default()
         ))
     })?;
-    let (mut graph, warnings) = goheap::read(&Process {
+    let read = goheap::read(&Process {
         executable: &executable,
         memory: &frozen,
         regions: frozen.regions(),
@@ -180,20 +207,25 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
         taken: frozen.taken(),
         monotonic: moment.monotonic,
         with_labels: false,
-    })
-    .map_err(|error| Failure::failed(from, error))?;
+    });
+    let (pause, program) = (frozen.pause(), program(&frozen));
+    // Of a copy that did not last nothing counts, nor what the reader says of it.
+    let spent = frozen.thaw().map_err(|error| freeze_failure(&error))?;
+    let (mut graph, warnings) = read.map_err(|error| Failure::failed(from, error))?;
     drop(step);
     for warning in &warnings {
         eprintln!("memtrace: {from}: {warning}");
     }
     if graph.program == 0 {
-        graph.program = graph.strings.intern(&program(&frozen));
+        graph.program = graph.strings.intern(&program);
     }
-    let pause = moment.monotonic.map(|_| frozen.pause());
-    frozen.thaw();
+    let is_live = moment.monotonic.is_some();
+    if is_live {
+        (graph.agrees()).map_err(|what| Failure::Failed(format!("{from}: {what}")))?;
+    }
     Ok(Taken {
         graph,
-        pause,
+        cost: is_live.then_some(Cost { pause, spent }),
         reading: moment.here.elapsed(),
     })
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
         Some(Ok(pattern)) => Some(pattern),
         None => None,
     };
-    let loaded = heap::load(&args.file)?;
+    let loaded = heap::load(&args.file, &args.pause)?;
     let heap = loaded.heap();
     let mut out = io::BufWriter::new(io::stdout().lock());
     if let Some(address) = args.object {

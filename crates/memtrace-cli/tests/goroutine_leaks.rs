@@ -438,7 +438,7 @@ impl Running {
 fn heap(pid: u32) -> HeapGraph {
     // Many processes on few cores: a thread may take its time to stop.
     let options = goproc::Options {
-        stop_within: Duration::from_secs(10),
+        max_pause: Duration::from_secs(10),
         ..goproc::Options::default()
     };
     let frozen = goproc::freeze(pid, &options).unwrap();

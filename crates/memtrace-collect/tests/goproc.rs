@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use memtrace_collect::goproc::{self, FreezeError, Method, Options};
+use memtrace_collect::goproc::{self, FreezeError, Method, Options, Programs};
 use memtrace_formats::goheap::Memory;
 
 /// Words that the target's writer counts up in order, one after the other.
@@ -100,13 +100,9 @@ fn target() {
 /// Freezes a process again and again, until it is killed.
 fn freezer() {
     let pid = std::env::var("MEMTRACE_TEST_PID").unwrap().parse().unwrap();
-    let options = Options {
-        method: Method::Clone,
-        ..Options::default()
-    };
     println!("ready");
     loop {
-        let frozen = goproc::freeze(pid, &options).unwrap();
+        let frozen = goproc::freeze(pid, &clone_only()).unwrap();
         let mut bytes = vec![0; 1 << 16];
         let region = frozen.regions().iter().find(|r| r.rwx[1]).unwrap();
         bytes.truncate((region.end - region.start) as usize);
@@ -298,10 +294,22 @@ fn check_words(memory: &dyn Memory, address: u64) -> Vec<u8> {
     bytes
 }
 
+/// Where many tests share few processors a thread may take its time to stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn clone_only() -> Options {
     Options {
         method: Method::Clone,
+        programs: Programs::Any,
+        max_pause: PATIENCE,
         ..Options::default()
+    }
+}
+
+fn taken() -> Options {
+    Options {
+        method: Method::Direct,
+        ..clone_only()
     }
 }
 
@@ -319,11 +327,13 @@ fn a_copy_is_one_moment_and_the_target_goes_on() {
     let before = masks(pid);
     let frozen = goproc::freeze(pid, &clone_only()).unwrap();
     println!("pause {:?}", frozen.pause());
-    assert!(!frozen.is_held());
+    assert!(frozen.is_copy());
     assert_eq!(frozen.threads().len(), tasks(pid).len());
     let first = check_words(&frozen, target.words);
-    // The copy is not its child.
-    target.is_whole();
+    target.works();
+    let copies = children(pid);
+    assert_eq!(copies.len(), 1);
+    assert_eq!(status(copies[0], copies[0], "Name"), "memtrace-copy");
     assert!(check_words(&frozen, target.words) == first, "it moved");
     let exe = std::fs::read(format!("/proc/{pid}/exe")).unwrap();
     assert!(frozen.executable().unwrap() == exe);
@@ -337,7 +347,11 @@ fn a_copy_is_one_moment_and_the_target_goes_on() {
     }
     assert!(frozen.read(8, &mut [0; 8]).is_err());
     assert!(frozen.read(u64::MAX - 3, &mut [0; 8]).is_err());
-    frozen.thaw();
+    frozen.whole().unwrap();
+    let spent = frozen.thaw().unwrap();
+    assert!(!spent.life.is_zero());
+    // Its writer went on.
+    assert!(spent.written >= 4096, "{spent:?}");
     target.is_whole();
     assert_eq!(descriptors(pid), files);
     assert_eq!(masks(pid), before);
@@ -359,27 +373,131 @@ fn many_copies_in_a_row() {
 }
 
 #[test]
-fn held_without_a_copy() {
+fn taken_without_a_copy() {
     let target = Target::new();
     let pid = target.running.pid();
-    let options = Options {
-        method: Method::Direct,
-        hold: Duration::from_secs(2),
-        ..Options::default()
-    };
-    let frozen = goproc::freeze(pid, &options).unwrap();
-    assert!(frozen.is_held());
+    let frozen = goproc::freeze(pid, &taken()).unwrap();
+    println!("pause {:?}", frozen.pause());
+    assert!(!frozen.is_copy());
+    target.is_whole();
     let first = check_words(&frozen, target.words);
     std::thread::sleep(Duration::from_millis(50));
     assert!(check_words(&frozen, target.words) == first, "it moved");
-    assert!(frozen.pause() >= Duration::from_millis(50));
-    frozen.thaw();
+    // Also what was not taken: code, and what nobody has written.
+    let exe = std::fs::read(format!("/proc/{pid}/exe")).unwrap();
+    assert!(frozen.executable().unwrap() == exe);
+    let mut bytes = vec![0; 1 << 16];
+    for region in frozen.regions().iter().filter(|r| r.rwx[0]) {
+        let length = (region.end - region.start).min(1 << 16) as usize;
+        let read = frozen.read(region.start, &mut bytes[..length]);
+        assert!(read.is_ok() || region.file.starts_with("[v"), "{region:x?}");
+    }
+    assert!(frozen.read(8, &mut [0; 8]).is_err());
+    frozen.whole().unwrap();
+    // What was taken outlives the process; the rest does not.
+    let target_words = target.words;
+    drop(target);
+    check_words(&frozen, target_words);
+    assert!(matches!(frozen.thaw(), Err(FreezeError::Gone { .. })));
+}
+
+#[test]
+fn not_longer_than_allowed() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let none = Duration::from_micros(1);
+    for method in [Method::Auto, Method::Clone, Method::Direct] {
+        let options = Options {
+            method,
+            max_pause: none,
+            ..clone_only()
+        };
+        let refused = goproc::freeze(pid, &options).unwrap_err();
+        let is_right = matches!(refused, FreezeError::WouldPause { .. });
+        assert!(is_right, "{method:?}: {refused}");
+    }
+    let options = Options {
+        max_memory: 1 << 20,
+        ..taken()
+    };
+    let refused = goproc::freeze(pid, &options).unwrap_err();
+    assert!(matches!(refused, FreezeError::TooLarge { .. }), "{refused}");
     target.is_whole();
-    // Not longer than agreed: it goes on, and what is read then is refused.
-    let frozen = goproc::freeze(pid, &options).unwrap();
-    std::thread::sleep(Duration::from_millis(2200));
+}
+
+#[test]
+fn only_what_is_proved_to_be_go_is_stopped() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let refused = goproc::freeze(pid, &Options::default()).unwrap_err();
+    assert!(matches!(refused, FreezeError::Foreign { .. }), "{refused}");
+    println!("{refused}");
     target.is_whole();
-    assert!(frozen.read(target.words, &mut [0; 8]).is_err());
+}
+
+/// The copy is killed while it is read: nothing that was read counts.
+#[test]
+fn a_copy_that_is_killed() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    for asks_before in [false, true] {
+        let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+        check_words(&frozen, target.words);
+        frozen.whole().unwrap();
+        kill(children(pid)[0]);
+        let until = Instant::now() + PATIENCE;
+        while frozen.read(target.words, &mut [0; 8]).is_ok() {
+            assert!(Instant::now() < until, "it lives on");
+        }
+        if asks_before {
+            let lost = frozen.whole().unwrap_err();
+            assert!(matches!(lost, FreezeError::CopyLost { .. }), "{lost}");
+        }
+        let mut core = Vec::new();
+        let written = goproc::write_core(&frozen, &mut core, &mut |_, _| ());
+        assert!(written.is_err(), "a core of a copy that is no more");
+        let lost = frozen.thaw().unwrap_err();
+        assert!(matches!(lost, FreezeError::CopyLost { .. }), "{lost}");
+        target.is_whole();
+    }
+}
+
+/// The guard alone is killed: memtrace knows, and what is left goes with the next copy.
+#[test]
+fn a_guard_that_is_killed() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+    let copy = children(pid)[0];
+    let guard = status(copy, copy, "TracerPid").parse().unwrap();
+    kill(guard);
+    let lost = frozen.thaw().unwrap_err();
+    assert!(matches!(lost, FreezeError::GuardLost { .. }), "{lost}");
+    target.works();
+    goproc::freeze(pid, &clone_only()).unwrap().thaw().unwrap();
+    target.is_whole();
+}
+
+/// One who asks while a copy lives waits for its end, so that the target pays for one only.
+#[test]
+fn one_copy_at_a_time() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let first = goproc::freeze(pid, &clone_only()).unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| goproc::freeze(pid, &clone_only()).unwrap());
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(children(pid).len(), 1);
+        assert!(!second.is_finished());
+        first.thaw().unwrap();
+        second.join().unwrap().thaw().unwrap();
+    });
+    target.is_whole();
+}
+
+fn kill(pid: u32) {
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
 }
 
 /// `kill -9` of the program that freezes, at any moment.
@@ -435,6 +553,10 @@ fn killed_with_its_guard() {
         assert_eq!(status(pid, pid, "TracerPid"), "0");
     }
     println!("{} kills, {zombies} zombies", kills());
+    // Those that were old enough to be told from other programs' go with the next copy.
+    std::thread::sleep(Duration::from_secs(3));
+    goproc::freeze(pid, &clone_only()).unwrap().thaw().unwrap();
+    target.is_whole();
 }
 
 fn kills() -> u64 {
@@ -469,18 +591,32 @@ fn what_cannot_be_frozen() {
     assert!(matches!(own, FreezeError::Unsupported { .. }), "{own}");
     let kernel = goproc::freeze(2, &clone_only()).unwrap_err();
     println!("{kernel}");
+}
+
+/// A debugger has it: memtrace says who, and touches nothing.
+#[test]
+fn a_traced_process() {
     let target = Target::new();
-    let held = goproc::freeze(
-        target.running.pid(),
-        &Options {
-            method: Method::Direct,
-            ..Options::default()
-        },
-    )
-    .unwrap();
-    let twice = goproc::freeze(target.running.pid(), &clone_only()).unwrap_err();
+    let pid = target.running.pid();
+    let tracer = Command::new("gdb")
+        .args(["-batch", "-nx", "-p", &pid.to_string()])
+        .args(["-ex", "shell sleep 2"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut tracer) = tracer else {
+        eprintln!("skipped: no gdb");
+        return;
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while status(pid, pid, "TracerPid") == "0" {
+        assert!(Instant::now() < until, "gdb does not attach");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let twice = goproc::freeze(pid, &clone_only()).unwrap_err();
     assert!(matches!(twice, FreezeError::Traced { .. }), "{twice}");
-    held.thaw();
+    assert!(twice.to_string().contains("by gdb"), "{twice}");
+    tracer.wait().unwrap();
     target.is_whole();
 }
 
@@ -548,7 +684,7 @@ fn a_go_service_under_load() {
             let began = Instant::now();
             let frozen = goproc::freeze(pid, &clone_only()).unwrap();
             pauses.push(frozen.pause());
-            frozen.thaw();
+            frozen.thaw().unwrap();
             whole.push(began.elapsed());
         }
         stop.store(true, Ordering::Relaxed);
@@ -636,7 +772,7 @@ fn a_core_of_the_copy() {
     let again = goproc::open_core(&again, None).unwrap();
     same_bytes(&frozen, &again);
     check_words(&again, target.words);
-    frozen.thaw();
+    frozen.thaw().unwrap();
     target.is_whole();
 
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
@@ -719,10 +855,10 @@ fn a_filter_of_system_calls() {
     for method in [Method::Clone, Method::Auto, Method::Direct] {
         let options = Options {
             method,
-            ..Options::default()
+            ..clone_only()
         };
         match goproc::freeze(pid, &options) {
-            Ok(frozen) => assert_eq!(frozen.is_held(), method == Method::Direct),
+            Ok(frozen) => assert_eq!(frozen.is_copy(), method != Method::Direct),
             // Only root may take a filter off.
             Err(error) => println!("{error}"),
         }
@@ -766,7 +902,7 @@ fn the_init_of_a_container() {
             let copies = children(pid);
             assert_eq!(copies.len(), 1);
             assert_eq!(descriptors(copies[0]).len(), 0, "it holds files");
-            frozen.thaw();
+            frozen.thaw().unwrap();
             nothing_left(pid);
         }
         stop.store(true, Ordering::Relaxed);

@@ -367,6 +367,29 @@ pub struct HeapGraph {
 }
 
 impl HeapGraph {
+    /// Proves that the objects found are those that the runtime counts: what it counts is
+    /// kept apart from where they are found, so that a heap of which parts were not read, or
+    /// not at one moment, does not add up.
+    ///
+    /// # Errors
+    /// In words, what differs.
+    pub fn agrees(&self) -> Result<(), String> {
+        /// Spans of the caches are counted with delay.
+        const LEAST: u64 = 1 << 20;
+        let found = self
+            .words
+            .iter()
+            .map(|words| u64::from(words) * 8)
+            .sum::<u64>();
+        match self.totals.heap_alloc {
+            Some(counted) if counted.abs_diff(found) > LEAST + counted / 50 => Err(format!(
+                "the objects that were found have {found} bytes, the runtime counts {counted}: \
+                 not all was read, or not at one moment"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn object_count(&self) -> usize {

@@ -228,7 +228,7 @@ impl Life {
                 let Some(pid) = error.pid() else {
                     return Err(error.into());
                 };
-                let inside = match Inside::attach(pid).await {
+                let inside = match Inside::attach(pid, &plan.freeze).await {
                     Ok(inside) => inside,
                     Err(InsideError::Process(memory)) => {
                         return Err(CollectError::Closed {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use memtrace_collect::goproc::Options;
 use memtrace_model::{EventKind, Finding, Tier, Time};
 use tokio::sync::mpsc;
 
@@ -20,6 +21,7 @@ pub(crate) struct Follower {
     tags: bool,
     tagger: Option<Arc<Tagger>>,
     photographer: Option<Photographer>,
+    freeze: Options,
     /// Hits that were not seen, as far as they were told of.
     told: (u64, usize),
 }
@@ -30,6 +32,8 @@ pub(crate) struct Eyes {
     pub(crate) tagger: Option<Arc<Tagger>>,
     /// Where the heap is to be written.
     pub(crate) album: Option<Arc<Album>>,
+    /// How the process is stopped.
+    pub(crate) freeze: Options,
 }
 
 impl Follower {
@@ -38,7 +42,9 @@ impl Follower {
         Self {
             tags: plan.tags,
             tagger: None,
-            photographer: snapshots.map(|plan| Photographer::new(plan, teller)),
+            photographer: snapshots
+                .map(|asked| Photographer::new(asked, plan.freeze.clone(), teller)),
+            freeze: plan.freeze.clone(),
             told: (0, 0),
         }
     }
@@ -92,6 +98,7 @@ impl Follower {
             album: photographer
                 .map(|p| p.album.clone())
                 .filter(|album| is_leak && album.is_for_verdicts()),
+            freeze: self.freeze.clone(),
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) enum InsideError {
     /// Its executable cannot be read.
     #[error("its executable cannot be read: {0}")]
     Executable(#[from] std::io::Error),
+    /// What was read does not fit together.
+    #[error("{0}")]
+    Contradiction(String),
     /// A snapshot cannot be written.
     #[error("it cannot be written: {0}")]
     Snapshot(std::io::Error),
@@ -47,6 +50,7 @@ pub(crate) enum InsideError {
 pub(crate) struct Inside {
     pid: u32,
     program: Arc<Program>,
+    freeze: goproc::Options,
     frozen_at: Option<Instant>,
     /// Its heap profile is off: when the next copy may be taken.
     next_copy: Option<Instant>,
@@ -54,7 +58,7 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// Reads what does not change.
-    pub(crate) async fn attach(pid: u32) -> Result<Self, InsideError> {
+    pub(crate) async fn attach(pid: u32, freeze: &goproc::Options) -> Result<Self, InsideError> {
         let (program, has_profile) = blocking(move || {
             let running = goproc::running(pid)?;
             let executable = executable(pid)?;
@@ -67,6 +71,7 @@ impl Inside {
         Ok(Self {
             pid,
             program: Arc::new(program),
+            freeze: freeze.clone(),
             frozen_at: None,
             next_copy: (!has_profile).then(Instant::now),
         })
@@ -97,8 +102,9 @@ impl Inside {
         let (pid, program) = (self.pid, self.program.clone());
         if self.compares_copies() {
             let (begun, cpu) = (Instant::now(), cpu_time());
+            let freeze = self.freeze.clone();
             let profile = blocking(move || {
-                let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+                let frozen = goproc::freeze(pid, &freeze)?;
                 let (graph, _) = read_labelled(pid, frozen, None)?;
                 let dominators = Dominators::of(&graph);
                 let heap = Heap {
@@ -129,9 +135,12 @@ impl Inside {
         }
         self.frozen_at = Some(Instant::now());
         let (pid, program) = (self.pid, self.program.clone());
+        let freeze = self.freeze.clone();
         let profile = blocking(move || {
-            let frozen = goproc::freeze(pid, &goproc::Options::default())?;
-            Ok(program.goroutine_profile(&frozen, frozen.threads(), at))
+            let frozen = goproc::freeze(pid, &freeze)?;
+            let profile = program.goroutine_profile(&frozen, frozen.threads(), at);
+            frozen.thaw()?;
+            Ok(profile)
         });
         profile.await.ok()
     }
@@ -153,7 +162,7 @@ pub(crate) async fn look(
     blocking(move || {
         let tagger = eyes.tagger.as_deref();
         let _turn = tagger.map(Tagger::turn);
-        let frozen = goproc::freeze(pid, &goproc::Options::default())?;
+        let frozen = goproc::freeze(pid, &eyes.freeze)?;
         let (graph, at_copy) = read_labelled(pid, frozen, tagger)?;
         let saved = eyes.album.map(|album| album.write(&graph, "leak"));
         let dominators = Dominators::of(&graph);

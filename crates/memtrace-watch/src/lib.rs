@@ -51,6 +51,8 @@ pub struct Plan {
     pub tags: bool,
     /// Snapshots that are taken by the way.
     pub snapshots: Option<Snapshots>,
+    /// How a process is stopped for a copy of it, and for how long at most.
+    pub freeze: memtrace_collect::goproc::Options,
     /// How to talk to the endpoints.
     pub access: Access,
 }

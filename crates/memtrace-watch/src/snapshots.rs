@@ -48,14 +48,16 @@ pub struct Snapshots {
 #[derive(Debug)]
 pub(crate) struct Album {
     plan: Snapshots,
+    freeze: goproc::Options,
     /// Those that this watch wrote, oldest first.
     written: Mutex<VecDeque<PathBuf>>,
 }
 
 impl Album {
-    pub(crate) fn new(plan: Snapshots) -> Self {
+    pub(crate) fn new(plan: Snapshots, freeze: goproc::Options) -> Self {
         Self {
             plan,
+            freeze,
             written: Mutex::default(),
         }
     }
@@ -108,8 +110,8 @@ impl Album {
         let mut tries = 0;
         let frozen = loop {
             tries += 1;
-            match goproc::freeze(pid, &goproc::Options::default()) {
-                Err(FreezeError::Traced { .. } | FreezeError::Slow { .. }) if tries < TRIES => {
+            match goproc::freeze(pid, &self.freeze) {
+                Err(FreezeError::Traced { .. } | FreezeError::Busy { .. }) if tries < TRIES => {
                     std::thread::sleep(AGAIN);
                 }
                 frozen => break frozen?,
@@ -173,12 +175,12 @@ impl Teller {
 }
 
 impl Photographer {
-    pub(crate) fn new(plan: Snapshots, teller: Teller) -> Self {
+    pub(crate) fn new(plan: Snapshots, freeze: goproc::Options, teller: Teller) -> Self {
         Self {
             task: None,
             later: Vec::new(),
             teller,
-            album: Arc::new(Album::new(plan)),
+            album: Arc::new(Album::new(plan, freeze)),
         }
     }
 
@@ -287,13 +289,14 @@ mod tests {
     #[test]
     fn the_newest_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let album = Album::new(Snapshots {
+        let asked = Snapshots {
             dir: dir.path().join("new"),
             verdicts: true,
             cycle: Duration::from_secs(600),
             marks: Vec::new(),
             every: Duration::from_secs(60),
-        });
+        };
+        let album = Album::new(asked, goproc::Options::default());
         let graph = HeapGraph {
             edge_starts: vec![0],
             ..HeapGraph::default()

@@ -326,13 +326,16 @@ pub(crate) fn read_labelled(
         frozen.regions(),
         frozen.threads(),
     );
-    let (mut graph, _) = memtrace_formats::goheap::read(&memtrace_formats::goheap::Process {
+    let read = memtrace_formats::goheap::read(&memtrace_formats::goheap::Process {
         start: frozen.start_ticks(),
         taken: frozen.taken(),
         with_labels: tagger.is_some_and(|t| t.tags),
         ..process
-    })?;
-    frozen.thaw();
+    });
+    // Of a copy that did not last nothing counts, nor what the reader says of it.
+    frozen.thaw()?;
+    let (mut graph, _) = read?;
+    graph.agrees().map_err(InsideError::Contradiction)?;
     let program = std::fs::read_link(format!("/proc/{pid}/exe"));
     let name = program.as_ref().ok().and_then(|p| p.file_name()?.to_str());
     graph.program = graph.strings.intern(name.unwrap_or_default());

@@ -11,6 +11,7 @@ use memtrace_analysis::graph::{Dominators, Heap, TypeGroup, live_objects};
 use memtrace_model::{HeapFrameId, HeapGraph, HeapKind, HeapStackId, snapshot};
 use serde_json::{Value, json};
 
+use crate::args::PauseArgs;
 use crate::failure::Failure;
 use crate::progress::Step;
 use crate::units::{bytes, count};
@@ -37,16 +38,16 @@ impl Loaded {
 }
 
 /// The heap behind `from`: a snapshot, an ELF core, or a running process.
-pub(crate) fn load(from: &str) -> Result<Loaded, Failure> {
-    graph(from).map(Loaded::of)
+pub(crate) fn load(from: &str, pause: &PauseArgs) -> Result<Loaded, Failure> {
+    graph(from, pause).map(Loaded::of)
 }
 
-fn graph(from: &str) -> Result<HeapGraph, Failure> {
+fn graph(from: &str, pause: &PauseArgs) -> Result<HeapGraph, Failure> {
     let path = Path::new(from);
     if path.is_file() && !is_elf(path) {
         return snapshot_file(path);
     }
-    crate::snapshot::take(from).map(|taken| taken.graph)
+    crate::snapshot::take(from, pause).map(|taken| taken.graph)
 }
 
 /// Reads a snapshot file.

@@ -35,7 +35,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
-    let loaded = heap::load(&args.from)?;
+    let loaded = heap::load(&args.from, &args.pause)?;
     let report = Report::of(loaded.heap());
     if let Some(path) = &args.html {
         write(path, page::page(&report).as_bytes())?;

@@ -39,6 +39,8 @@ trait View {
 
 pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     check(&args)?;
+    // What holds a process for a copy must not wait for a processor.
+    memtrace_collect::goproc::prepare();
     // The services come first, on a machine that they share with us too. Where it is
     // not allowed we go on as we are.
     let _ = rustix::process::nice(NICE);
@@ -104,6 +106,7 @@ fn plan(args: WatchArgs) -> Plan {
         every: args.snapshot_every,
     });
     Plan {
+        freeze: args.pause.options(),
         tags: args.tags,
         snapshots,
         targets: args.target,

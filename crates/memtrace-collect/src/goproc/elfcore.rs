@@ -13,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use memtrace_formats::goheap::{Memory as _, Region, Registers, Thread, Unreadable};
 use memtrace_model::Time;
 
+use super::maps;
 use super::sys::{REGISTER_WORDS, RawRegisters};
 use super::{FreezeError, Frozen, Source};
 
@@ -469,7 +470,9 @@ pub fn write_core(
             progress(done, total);
         }
     }
-    out.flush()
+    out.flush()?;
+    // What could not be read is zero in the file: of a copy that did not last, all of it.
+    frozen.whole().map_err(io::Error::other)
 }
 
 /// What is written: each segment has bytes first, then none.
@@ -542,34 +545,12 @@ fn present(frozen: &Frozen, region: &Region) -> Vec<(u64, u64)> {
                 .collect()
         }
         _ if length <= SMALL || of_file && length <= LARGE_FILE => whole,
-        Source::Live(live) => pages(live.pid, region).unwrap_or(whole),
+        Source::Copy(copy) => File::open(format!("/proc/{}/pagemap", copy.pid))
+            .ok()
+            .and_then(|file| maps::present(&file, region.start, region.end))
+            .unwrap_or(whole),
+        Source::Taken(taken) => taken.present(region.start, region.end),
     }
-}
-
-/// Runs of pages that are in memory or swapped out, by `/proc/PID/pagemap`.
-fn pages(pid: u32, region: &Region) -> Option<Vec<(u64, u64)>> {
-    const STEP: u64 = 1 << 16;
-    const THERE: u64 = 3 << 62;
-    let file = File::open(format!("/proc/{pid}/pagemap")).ok()?;
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    let mut page = region.start / PAGE;
-    let end = region.end / PAGE;
-    while page < end {
-        let count = (end - page).min(STEP);
-        let entries = bytes_at(&file, page * 8, count * 8)?;
-        for (i, entry) in entries.chunks_exact(8).enumerate() {
-            if long(entry, 0)? & THERE == 0 {
-                continue;
-            }
-            let start = (page + i as u64) * PAGE;
-            match runs.last_mut() {
-                Some(last) if last.1 == start => last.1 += PAGE,
-                _ => runs.push((start, start + PAGE)),
-            }
-        }
-        page += count;
-    }
-    Some(runs)
 }
 
 fn notes(frozen: &Frozen) -> Vec<u8> {

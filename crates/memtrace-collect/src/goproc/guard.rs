@@ -7,56 +7,93 @@
 //!
 //! ```text
 //! memtrace ──fork──▶ guard: seize, interrupt all threads; registers
-//!    │                 │    clone in one of them; let them go
+//!    │                 │    clone in one of them, or take the memory; let them go
 //!    │ ◀──── report ───┤
-//!    │ reads the copy  │
-//!    ├───── thaw ─────▶│    kill the copy, reap
+//!    │ reads the copy  │    looks every few milliseconds whether the target can spare it
+//!    ├───── done ─────▶│
+//!    │ ◀───── end ─────┤    was the copy whole all the time?
+//!    │                 │    kill the copy, reap
 //! ```
 //!
-//! **Nothing stays behind.** The copy would be a child of the target, which nobody there
-//! waits for. So the child makes, before the target goes on, another process that shares
-//! its memory, and ends; the target reaps it in an injected `wait4`. The other one is an
-//! orphan, which init reaps whoever kills it. In a container, where the target may be
-//! init itself, the child is the copy, and the target reaps it at the thaw.
+//! **Nothing stays behind.** The copy is a child of the target, without a signal at its end,
+//! and nobody there waits for it: one of the target's threads is made to, in an injected
+//! `wait4`. Left to itself an orphan would go to whoever declared itself a subreaper, and
+//! that one may reap none but its own. What a guard that was killed left is reaped by the
+//! next (see [`leftovers`]).
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::budget::{Budget, Short};
 use super::inject::{self, Host};
 use super::maps::{self, Gadgets};
-use super::sys::{self, RawRegisters};
+use super::sys::{self, RawRegisters, Shared};
+use super::words;
 
 /// Threads of a process, at most.
 const MAX_THREADS: usize = 1 << 20;
+/// A thread that has not stopped by then is looked at: one that waits in the kernel for a
+/// disk or a child will not stop, and nobody waits for it.
+const SOON: Duration = Duration::from_millis(3);
+/// How often the target's limits are looked at while the copy lives.
+const LOOK: Duration = Duration::from_millis(3);
+/// What the copy calls itself, where processes are listed.
+pub(super) const COPY_NAME: &str = "memtrace-copy";
+/// Bytes taken between two looks at the clock.
+const PIECE: u64 = 1 << 20;
+const PAGE: u64 = 4096;
 
 /// What the guard is to do.
 pub(super) struct Request {
     pub(super) pid: u32,
-    /// Stop all threads within this time, or give up.
-    pub(super) stop_within: Duration,
-    /// For a copy; without, the target itself is held.
-    pub(super) gadgets: Option<Gadgets>,
-    /// Hold the target itself, at most this long, where there can be no copy.
-    pub(super) hold: Option<Duration>,
-    /// Leave the copy to init.
-    pub(super) orphan: bool,
+    /// The target's `status`, read before.
+    pub(super) status: String,
+    /// No thread may stand still for longer.
+    pub(super) max_pause: Duration,
+    /// Of this, what making the copy takes once all threads stand still.
+    pub(super) clone_takes: Duration,
+    pub(super) how: How,
     /// The target filters system calls: take the filter off for the injected ones.
     pub(super) filtered: bool,
+    /// The copy lives no longer.
+    pub(super) life: Duration,
+    /// Zombies that an earlier guard left in the target.
+    pub(super) left: Vec<u32>,
+}
+
+#[derive(Clone)]
+pub(super) enum How {
+    /// By a copy, made through these instructions.
+    Copy(Gadgets),
+    /// The target stands still while its writable memory is taken into this one.
+    Take(Arc<Shared>),
 }
 
 /// What it did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {
-    /// Whose memory to read.
+    /// Whose memory to read: the copy's, or the target's own where that cannot change.
     pub(super) memory: u32,
-    /// The target itself is held, for want of a copy.
-    pub(super) held: bool,
-    /// From the first thread that was interrupted to the last let go; 0 while held.
+    /// From the first thread that was interrupted to the last let go.
     pub(super) pause: Duration,
     pub(super) threads: Vec<(u32, RawRegisters)>,
+    pub(super) taken: Option<TakenMemory>,
+}
+
+/// The memory that was taken while the target stood still.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct TakenMemory {
+    /// `/proc/PID/maps` at that moment.
+    pub(super) maps: String,
+    /// Whole mappings that may change, ascending: start, end. What of them is in no run is
+    /// zero.
+    pub(super) ranges: Vec<(u64, u64)>,
+    /// Address and bytes, ascending; one lies behind the other in the buffer.
+    pub(super) runs: Vec<(u64, u64)>,
 }
 
 /// Why it did not.
@@ -65,47 +102,131 @@ pub(super) enum Fault {
     /// The kernel's `errno`.
     Seize(i32),
     Gone,
-    /// A thread that did not stop in time.
-    Slow(u32),
+    /// A thread that waits in the kernel and does not stop.
+    Stuck(u32),
+    /// Time ran out; a thread that had not stopped, 0 where all had.
+    Late(u32),
     /// `errno` of the injected clone, 0 where no thread would serve.
     Clone(i32),
+    /// Its memory has more bytes than there is room for, or time.
+    Large(u64),
     Other(i32),
 }
 
+/// How a copy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was whole when memtrace was done. Its life, and bytes that the target wrote
+    /// meanwhile, which were kept twice.
+    Whole { life: Duration, written: u64 },
+    /// Somebody killed it.
+    Killed,
+    /// The target, or its machine, could not spare it any longer.
+    Short(Short),
+    /// It lived for too long.
+    Late(Duration),
+}
+
+/// A word from memtrace: is the copy whole so far?
+pub(super) const ASK: u8 = 1;
+
 /// The guard's life.
 pub(super) fn run(request: &Request, socket: &mut UnixStream) {
+    // The target stands still while this process works: it waits for no other, and later it
+    // must not come too late to let the copy go.
+    sys::hurry();
+    sys::lock_memory();
     let mut target = Target::default();
-    // The target stands still while this process works: it waits for no other.
-    sys::hurry(true);
+    let budget = Budget::of(request.pid, &request.status);
     let frozen = target.freeze(request);
-    sys::hurry(false);
+    let began = Instant::now();
+    target.release();
     let copy = match frozen {
         Ok(report) => {
-            let copy = (!report.held).then_some(report.memory);
-            let _ = socket.write_all(&encode(&Ok(report)));
+            let copy = report.taken.is_none().then_some(report.memory);
+            if let (Some(copy), How::Copy(gadgets)) = (copy, &request.how) {
+                // What follows concerns the copy alone.
+                detach_from_world(copy, *gadgets);
+            }
+            let _ = socket.write_all(&words::report(&Ok(report)));
             copy
         }
         Err(fault) => {
-            target.release();
-            let _ = socket.write_all(&encode(&Err(fault)));
+            let _ = socket.write_all(&words::report(&Err(fault)));
             None
         }
     };
-    if target.held {
-        // Zero would mean for ever.
-        let hold = request.hold.map(|h| h.max(Duration::from_millis(1)));
-        let _ = socket.set_read_timeout(hold);
-    }
-    // A word, the end of memtrace, or the end of the time.
-    let _ = socket.read(&mut [0]);
-    target.release();
+    let mut zombies = request.left.clone();
     if let Some(copy) = copy {
-        sys::kill(copy, libc::SIGKILL);
+        let end = keep(copy, began, request, &budget, socket);
+        sys::kill_and_free(copy);
+        let _ = socket.write_all(&words::end(&end));
         sys::reap(copy);
+        zombies.push(copy);
     }
-    if let (Some(child), Some(gadgets)) = (target.child, request.gadgets) {
-        reap_inside(request, child, gadgets);
+    if !zombies.is_empty() {
+        reap_inside(request, &zombies);
     }
+}
+
+/// Lets the copy live while memtrace reads it and the target can spare it: how that ended.
+fn keep(
+    copy: u32,
+    began: Instant,
+    request: &Request,
+    budget: &Budget,
+    socket: &mut UnixStream,
+) -> End {
+    let _ = socket.set_read_timeout(Some(LOOK));
+    loop {
+        let mut word = [0];
+        let heard = socket.read(&mut word);
+        let life = began.elapsed();
+        let lost = if ended(copy) {
+            Some(End::Killed)
+        } else if life > request.life {
+            Some(End::Late(life))
+        } else {
+            budget.runs_short().map(End::Short)
+        };
+        if let Some(lost) = lost {
+            return lost;
+        }
+        match heard {
+            Ok(1) if word == [ASK] => {
+                let whole = End::Whole { life, written: 0 };
+                if socket.write_all(&words::end(&whole)).is_err() {
+                    return whole;
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                ) => {}
+            // Done, or memtrace has ended.
+            _ => {
+                return End::Whole {
+                    life,
+                    written: own_memory(copy),
+                };
+            }
+        }
+    }
+}
+
+/// A copy is no more, or about to end: its memory goes before the system says so, while from
+/// the moment it is killed it is not in its stop any longer.
+fn ended(copy: u32) -> bool {
+    sys::registers(copy).is_err()
+}
+
+/// Bytes that the copy has for itself: what the target has written since.
+fn own_memory(copy: u32) -> u64 {
+    let text = super::read_text(copy, "smaps_rollup", 64 << 10).unwrap_or_default();
+    crate::proc::kib_field(&text, "Private_Dirty").unwrap_or(0)
 }
 
 /// The threads of the target that are traced.
@@ -113,14 +234,15 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
 struct Target {
     threads: Vec<u32>,
     stopped: Vec<u32>,
-    held: bool,
-    /// The copy's number in the target's own eyes, where it is to be reaped there.
-    child: Option<u64>,
 }
 
 impl Target {
     fn freeze(&mut self, request: &Request) -> Result<Report, Fault> {
         let pid = request.pid;
+        let mut taking = match &request.how {
+            How::Copy(_) => None,
+            How::Take(buffer) => Some(Taking::open(pid, buffer)?),
+        };
         // Seizing does not stop: all of them first, then the clock runs.
         let mut known = BTreeSet::new();
         self.seize(request, &mut known)?;
@@ -128,67 +250,91 @@ impl Target {
             return Err(Fault::Gone);
         }
         let began = Instant::now();
-        let until = began + request.stop_within;
+        let until = began + request.max_pause;
+        self.stop_all(
+            request,
+            &mut known,
+            until - request.clone_takes.min(request.max_pause),
+        )?;
+        let mut report = Report {
+            memory: pid,
+            ..Report::default()
+        };
+        report.threads.reserve(self.stopped.len());
+        for tid in &self.stopped {
+            let registers = sys::registers(*tid).map_err(other)?;
+            report.threads.push((*tid, registers));
+        }
+        match (&request.how, &mut taking) {
+            (How::Copy(gadgets), _) => {
+                report.memory = self.copy(request, *gadgets, &report.threads, until)?;
+            }
+            (_, Some(taking)) => taking.take(until)?,
+            (How::Take(_), None) => return Err(Fault::Other(0)),
+        }
+        self.release();
+        report.pause = began.elapsed();
+        report.taken = taking.map(|t| t.taken);
+        Ok(report)
+    }
+
+    /// Interrupts all threads, also those that come meanwhile, and waits for them.
+    fn stop_all(
+        &mut self,
+        request: &Request,
+        known: &mut BTreeSet<u32>,
+        until: Instant,
+    ) -> Result<(), Fault> {
         loop {
             let fresh = self.threads[self.stopped.len()..].to_vec();
             for tid in &fresh {
                 let _ = sys::interrupt(*tid);
             }
             for tid in fresh {
-                match inject::await_stop(tid, until) {
-                    Ok(true) => self.stopped.push(tid),
-                    Ok(false) => return Err(Fault::Slow(tid)),
+                match self.await_stop(request.pid, tid, until)? {
+                    true => self.stopped.push(tid),
                     // It ended by itself.
-                    Err(_) => self.threads.retain(|t| *t != tid),
+                    false => self.threads.retain(|t| *t != tid),
                 }
             }
             // A thread that was stopped late may have started others before.
-            self.seize(request, &mut known)?;
+            self.seize(request, known)?;
             if self.threads.len() == self.stopped.len() {
-                break;
+                return Ok(());
             }
         }
-        let mut report = Report {
-            memory: pid,
-            ..Report::default()
-        };
-        for tid in &self.stopped {
-            let registers = sys::registers(*tid).map_err(other)?;
-            report.threads.push((*tid, registers));
+    }
+
+    /// Whether the thread stopped; false where it has ended.
+    fn await_stop(&self, pid: u32, tid: u32, until: Instant) -> Result<bool, Fault> {
+        let soon = until.min(Instant::now() + SOON);
+        match inject::await_stop(tid, soon) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(_) => return Ok(false),
         }
-        match self.copy(request, &report.threads) {
-            Ok(copy) => report.memory = copy,
-            Err(Fault::Clone(_)) if request.hold.is_some() => {
-                self.held = true;
-                report.held = true;
-                return Ok(report);
-            }
-            Err(fault) => return Err(fault),
+        match state(pid, tid) {
+            Some('D') => return Err(Fault::Stuck(tid)),
+            None | Some('Z' | 'X' | 'x') => return Ok(false),
+            Some(_) => {}
         }
-        self.release();
-        report.pause = began.elapsed();
-        // What follows concerns the copy alone.
-        close_files(report.memory, request.gadgets);
-        Ok(report)
+        match inject::await_stop(tid, until) {
+            Ok(true) => Ok(true),
+            Ok(false) => Err(Fault::Late(tid)),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Seizes the threads that are not known yet.
     fn seize(&mut self, request: &Request, known: &mut BTreeSet<u32>) -> Result<(), Fault> {
         let pid = request.pid;
-        let gone = |_| Fault::Gone;
-        for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(gone)? {
-            let Some(tid) = entry
-                .ok()
-                .and_then(|e| e.file_name().to_str()?.parse::<u32>().ok())
-            else {
-                continue;
-            };
+        for tid in threads(pid).ok_or(Fault::Gone)? {
             if known.len() >= MAX_THREADS || !known.insert(tid) {
                 continue;
             }
             match sys::seize(tid, 0) {
                 Ok(()) => self.threads.push(tid),
-                Err(_) if ended(pid, tid) => {}
+                Err(_) if matches!(state(pid, tid), None | Some('Z' | 'X' | 'x')) => {}
                 Err(error) => return Err(Fault::Seize(error.raw_os_error().unwrap_or(0))),
             }
         }
@@ -197,9 +343,14 @@ impl Target {
 
     /// Has the target make its copy: the copy's pid. The target's threads are as
     /// before, and still stopped.
-    fn copy(&mut self, request: &Request, threads: &[(u32, RawRegisters)]) -> Result<u32, Fault> {
+    fn copy(
+        &mut self,
+        request: &Request,
+        gadgets: Gadgets,
+        threads: &[(u32, RawRegisters)],
+        until: Instant,
+    ) -> Result<u32, Fault> {
         let pid = request.pid;
-        let gadgets = request.gadgets.ok_or(Fault::Clone(0))?;
         if !maps::confirm(pid, &gadgets) {
             return Err(Fault::Clone(0));
         }
@@ -210,7 +361,22 @@ impl Target {
         let (_, tid, registers) = best.ok_or(Fault::Clone(0))?;
         sys::set_options(tid, options(request)).map_err(clone_fault)?;
         let mut host = Host::new(pid, tid, registers, gadgets).map_err(clone_fault)?;
-        let made = self.clone_with(request, &mut host, gadgets);
+        // A thread that gets no processor must not hold the others.
+        let others = self.stopped.iter().filter(|t| **t != tid).copied();
+        host.let_go_at(until, others.collect());
+        let mut made = clone_with(request, &mut host);
+        if host.is_overdue() {
+            // The others went on, perhaps before the copy was made: it is of no one moment.
+            self.stopped.retain(|t| *t == tid);
+            if let Ok(copy) = made {
+                sys::kill_and_free(copy);
+                sys::reap(copy);
+                if let Some(number) = number_inside(pid, copy) {
+                    let _ = host.call(inject::SYS_WAIT4, &wait_for(number));
+                }
+            }
+            made = Err(Fault::Late(0));
+        }
         let restored = host.restore(pid);
         if host.stopped_by_signal {
             // Comes again once the thread is let go.
@@ -218,54 +384,11 @@ impl Target {
         }
         let copy = made?;
         if restored.is_err() || host.restore_stack(copy).is_err() {
-            sys::kill(copy, libc::SIGKILL);
+            sys::kill_and_free(copy);
             sys::reap(copy);
             return Err(Fault::Gone);
         }
         Ok(copy)
-    }
-
-    fn clone_with(
-        &mut self,
-        request: &Request,
-        host: &mut Host,
-        gadgets: Gadgets,
-    ) -> Result<u32, Fault> {
-        let (number, child) = host
-            .call(inject::SYS_CLONE, &[0, host.new_stack(), 0, 0, 0])
-            .map_err(clone_fault)?;
-        if number <= 0 || child == 0 {
-            return Err(Fault::Clone(i32::try_from(-number).unwrap_or(0)));
-        }
-        let number = number as u64;
-        let kept = options(request) | sys::O_EXITKILL;
-        let until = Instant::now() + Duration::from_secs(5);
-        let ready = inject::await_stop(child, until).is_ok_and(|stopped| stopped)
-            && sys::set_options(child, kept).is_ok();
-        // The kernel's choice when memory runs out, before the target.
-        let _ = std::fs::write(format!("/proc/{child}/oom_score_adj"), "1000");
-        let copy = match ready {
-            true if request.orphan => second(host.new_stack(), child, gadgets),
-            true => {
-                self.child = Some(number);
-                return Ok(child);
-            }
-            false => None,
-        };
-        if copy.is_none() {
-            sys::kill(child, libc::SIGKILL);
-        }
-        sys::reap(child);
-        let waited = host.call(inject::SYS_WAIT4, &wait_for(number));
-        match copy {
-            Some(copy) if waited.is_ok() => Ok(copy),
-            Some(copy) => {
-                sys::kill(copy, libc::SIGKILL);
-                sys::reap(copy);
-                Err(Fault::Gone)
-            }
-            None => Err(Fault::Clone(0)),
-        }
     }
 
     /// Lets all threads go.
@@ -278,84 +401,279 @@ impl Target {
     }
 }
 
-/// Of the child, a process that shares its memory, files and directory; the child ends.
-fn second(stack: u64, child: u32, gadgets: Gadgets) -> Option<u32> {
-    let mut inner = Host::of_copy(child, gadgets).ok()?;
-    let flags = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS) as u64;
-    let (_, copy) = inner
-        .call(inject::SYS_CLONE, &[flags, stack, 0, 0, 0])
-        .ok()?;
+/// A child of the target, in its first stop, that shares nothing with it but pages that
+/// nobody has written.
+fn clone_with(request: &Request, host: &mut Host) -> Result<u32, Fault> {
+    let (number, child) = host
+        .call(inject::SYS_CLONE, &[0, host.new_stack(), 0, 0, 0])
+        .map_err(clone_fault)?;
+    if number <= 0 || child == 0 {
+        return Err(Fault::Clone(i32::try_from(-number).unwrap_or(0)));
+    }
+    let kept = options(request) | sys::O_EXITKILL;
     let until = Instant::now() + Duration::from_secs(5);
-    let stopped = copy != 0 && inject::await_stop(copy, until).is_ok_and(|stopped| stopped);
-    (stopped && inner.last_call(inject::SYS_EXIT, 0).is_ok()).then_some(copy)
+    let ready = inject::await_stop(child, until).is_ok_and(|stopped| stopped)
+        && sys::set_options(child, kept).is_ok();
+    // The kernel's choice when memory runs out, before the target.
+    let _ = std::fs::write(format!("/proc/{child}/oom_score_adj"), "1000");
+    if ready {
+        return Ok(child);
+    }
+    sys::kill_and_free(child);
+    sys::reap(child);
+    let _ = host.call(inject::SYS_WAIT4, &wait_for(number as u64));
+    Err(Fault::Clone(0))
 }
 
-/// The copy holds no connection open.
-fn close_files(copy: u32, gadgets: Option<Gadgets>) {
-    let Some(gadgets) = gadgets else {
-        return;
-    };
+/// The copy holds no file or connection open, and says what it is.
+fn detach_from_world(copy: u32, gadgets: Gadgets) {
     let Ok(mut host) = Host::of_copy(copy, gadgets) else {
         return;
     };
+    let _ = host.set_name(copy, COPY_NAME);
     let all = [0, u64::from(u32::MAX), 0];
     if matches!(host.call(inject::SYS_CLOSE_RANGE, &all), Ok((0, _))) {
         return;
     }
     // Before Linux 5.9.
-    let listed: Vec<u64> = std::fs::read_dir(format!("/proc/{copy}/fd"))
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for fd in listed {
-        let _ = host.call(inject::SYS_CLOSE, &[fd]);
+    for fd in numbers_in(&format!("/proc/{copy}/fd")).unwrap_or_default() {
+        let _ = host.call(inject::SYS_CLOSE, &[u64::from(fd)]);
     }
 }
 
-/// Has the target reap its child.
-fn reap_inside(request: &Request, child: u64, gadgets: Gadgets) {
-    let pid = request.pid;
-    // Threads come and go, and not each one serves at each moment.
-    for _ in 0..20 {
-        let listed: Vec<u32> = std::fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
-        if listed.is_empty() {
-            return;
+/// The memory of a target, taken while it stands still.
+struct Taking<'a> {
+    pid: u32,
+    buffer: &'a Shared,
+    /// Opened before the target is stopped, as is all that can be.
+    maps: File,
+    pages: File,
+    taken: TakenMemory,
+    filled: usize,
+}
+
+impl<'a> Taking<'a> {
+    fn open(pid: u32, buffer: &'a Shared) -> Result<Self, Fault> {
+        let open = |file| File::open(format!("/proc/{pid}/{file}")).map_err(other);
+        Ok(Self {
+            pid,
+            buffer,
+            maps: open("maps")?,
+            pages: open("pagemap")?,
+            taken: TakenMemory::default(),
+            filled: 0,
+        })
+    }
+
+    /// Takes all that may change: private writable mappings. What is only read, or shared with
+    /// other processes, is read later from the target itself.
+    fn take(&mut self, until: Instant) -> Result<(), Fault> {
+        let mut text = Vec::new();
+        (&mut self.maps)
+            .take(maps::MAX_MAPS)
+            .read_to_end(&mut text)
+            .map_err(other)?;
+        self.taken.maps = String::from_utf8_lossy(&text).into_owned();
+        let private: Vec<_> = maps::private(&self.taken.maps).collect();
+        for (range, of_file) in private {
+            self.taken.ranges.push((range.start, range.end));
+            let whole = vec![(range.start, range.end)];
+            let there = match of_file {
+                // What nobody has written is not present, but not zero either.
+                true => whole,
+                false => maps::present(&self.pages, range.start, range.end).unwrap_or(whole),
+            };
+            for (start, end) in there {
+                self.piecewise(start, end, until)?;
+            }
         }
+        Ok(())
+    }
+
+    fn piecewise(&mut self, mut at: u64, end: u64, until: Instant) -> Result<(), Fault> {
+        while at < end {
+            self.in_time(until)?;
+            let piece = PIECE.min(end - at);
+            match self.buffer.fill(self.filled, piece as usize, self.pid, at) {
+                Ok(got @ 1..) => {
+                    self.filled += got;
+                    match self.taken.runs.last_mut() {
+                        Some(last) if last.0 + last.1 == at => last.1 += got as u64,
+                        _ => self.taken.runs.push((at, got as u64)),
+                    }
+                    at += got as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    return Err(Fault::Large(self.filled as u64));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                    return Err(Fault::Gone);
+                }
+                // Not to be read by anybody, such as a device's.
+                _ => at += PAGE,
+            }
+        }
+        Ok(())
+    }
+
+    fn in_time(&self, until: Instant) -> Result<(), Fault> {
+        match Instant::now() < until {
+            true => Ok(()),
+            false => Err(Fault::Large(self.filled as u64)),
+        }
+    }
+}
+
+/// Zombies that guards left in a process when they were killed with their memtrace, and
+/// whether a copy lives in it, which another memtrace reads.
+///
+/// A copy is a child that sends no signal when it ends, which no Go program makes by itself.
+/// It has its own name, but for the first moment of its life.
+pub(super) fn leftovers(pid: u32) -> (Vec<u32>, bool) {
+    const OLD_TICKS: u64 = 200;
+    let mut zombies = Vec::new();
+    let mut living = false;
+    for tid in threads(pid).unwrap_or_default() {
+        let path = format!("task/{tid}/children");
+        // Not every kernel has it.
+        let Ok(text) = super::read_text(pid, &path, 1 << 20) else {
+            break;
+        };
+        for child in text.split_ascii_whitespace().filter_map(|n| n.parse().ok()) {
+            let Ok(stat) = super::read_text(child, "stat", 4096) else {
+                continue;
+            };
+            let Some(child_stat) = ChildStat::parse(&stat) else {
+                continue;
+            };
+            let named = child_stat.name == COPY_NAME;
+            match child_stat.state {
+                'Z' if named => zombies.push(child),
+                'Z' if child_stat.exit_signal == 0
+                    && child_stat.started + OLD_TICKS < ticks_now() =>
+                {
+                    zombies.push(child);
+                }
+                'Z' | 'X' => {}
+                _ => living |= named,
+            }
+        }
+    }
+    (zombies, living)
+}
+
+struct ChildStat<'a> {
+    name: &'a str,
+    state: char,
+    /// Clock ticks after the boot.
+    started: u64,
+    exit_signal: i32,
+}
+
+impl<'a> ChildStat<'a> {
+    fn parse(stat: &'a str) -> Option<Self> {
+        let (open, close) = (stat.find('(')?, stat.rfind(')')?);
+        let name = stat.get(open + 1..close)?;
+        let rest: Vec<&str> = stat.get(close + 1..)?.split_ascii_whitespace().collect();
+        // Fields as proc(5) numbers them, from the third on.
+        let field = |number: usize| rest.get(number - 3);
+        Some(Self {
+            name,
+            state: field(3)?.chars().next()?,
+            started: field(22)?.parse().ok()?,
+            exit_signal: field(38)?.parse().ok()?,
+        })
+    }
+}
+
+fn ticks_now() -> u64 {
+    const TICKS: f64 = 100.0;
+    let text = crate::proc::read_text(std::path::Path::new("/proc/uptime"), 4096);
+    let seconds = text
+        .ok()
+        .and_then(|t| t.split(' ').next()?.parse::<f64>().ok());
+    seconds.map_or(0, |s| (s * TICKS) as u64)
+}
+
+/// Has the target reap children of its that have ended.
+fn reap_inside(request: &Request, zombies: &[u32]) {
+    let pid = request.pid;
+    let numbers = zombies.iter().filter_map(|z| number_inside(pid, *z));
+    let numbers: Vec<u64> = numbers.collect();
+    // Threads come and go, and not each one serves at each moment.
+    for _ in 0..50 {
+        let Some(mut listed) = threads(pid) else {
+            return;
+        };
+        // One that runs or waits for a disk is left alone; one that waits for a lock does not
+        // notice, while other calls may give EINTR.
+        listed.retain(|tid| state(pid, *tid) == Some('S'));
+        listed.sort_by_key(|tid| !waits_for_lock(pid, *tid));
         for tid in listed {
-            if reap_in_thread(request, tid, child, gadgets).is_some() {
+            if reap_in_thread(request, tid, &numbers).is_some() {
                 return;
             }
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn reap_in_thread(request: &Request, tid: u32, child: u64, gadgets: Gadgets) -> Option<()> {
+fn waits_for_lock(pid: u32, tid: u32) -> bool {
+    super::read_text(pid, &format!("task/{tid}/syscall"), 4096)
+        .is_ok_and(|text| text.split(' ').next() == Some(&inject::SYS_FUTEX.to_string()))
+}
+
+fn reap_in_thread(request: &Request, tid: u32, numbers: &[u64]) -> Option<()> {
     let pid = request.pid;
     sys::seize(tid, options(request)).ok()?;
-    let until = Instant::now() + Duration::from_secs(1);
     let _ = sys::interrupt(tid);
+    // However long it takes: once it stops, somebody must let it go.
+    let until = Instant::now() + Duration::from_secs(10);
     if !inject::await_stop(tid, until).ok()? {
         return None;
     }
     let registers = sys::registers(tid).ok();
     let fit = registers.filter(|r| inject::fitness(pid, tid, r).is_some_and(|f| f < 4));
     let done = fit.and_then(|registers| {
+        // It may have become another program meanwhile.
+        let gadgets = match &request.how {
+            How::Copy(gadgets) if maps::confirm(pid, gadgets) => *gadgets,
+            _ => maps::gadgets(
+                pid,
+                &maps::parse(&super::read_text(pid, "maps", maps::MAX_MAPS).ok()?),
+            )?,
+        };
         let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
-        let result = host.call(inject::SYS_WAIT4, &wait_for(child));
+        let mut all = Some(());
+        for number in numbers {
+            all = host
+                .call(inject::SYS_WAIT4, &wait_for(*number))
+                .ok()
+                .and(all);
+        }
         let _ = host.restore(pid);
         if host.stopped_by_signal {
             sys::kill(pid, libc::SIGSTOP);
         }
-        result.ok().map(|_| ())
+        all
     });
     let _ = sys::detach(tid);
     done
+}
+
+/// The number of a child in the eyes of its parent, which may be in a container.
+fn number_inside(pid: u32, child: u32) -> Option<u64> {
+    let depth = |pid| {
+        let status = super::read_text(pid, "status", 64 << 10).ok()?;
+        let numbers = super::field(&status, "NSpid")?;
+        let numbers = numbers.split_ascii_whitespace().map(|n| n.parse().ok());
+        numbers.collect::<Option<Vec<u64>>>()
+    };
+    match (depth(pid), depth(child)) {
+        (Some(parent), Some(child)) => child.get(parent.len().checked_sub(1)?).copied(),
+        // Before Linux 4.1.
+        _ => Some(u64::from(child)),
+    }
 }
 
 fn wait_for(child: u64) -> [u64; 4] {
@@ -372,14 +690,24 @@ fn options(request: &Request) -> u64 {
     sys::O_TRACESYSGOOD | sys::O_TRACECLONE | filter
 }
 
-/// The thread is no more, or a zombie.
-fn ended(pid: u32, tid: u32) -> bool {
-    let path = PathBuf::from(format!("/proc/{pid}/task/{tid}/stat"));
-    let state = std::fs::read_to_string(path).ok().and_then(|text| {
-        let close = text.rfind(')')?;
-        text.get(close + 2..)?.chars().next()
-    });
-    matches!(state, None | Some('Z' | 'X' | 'x'))
+/// The threads of a process; `None` where there is none.
+pub(super) fn threads(pid: u32) -> Option<Vec<u32>> {
+    numbers_in(&format!("/proc/{pid}/task"))
+}
+
+fn numbers_in(folder: &str) -> Option<Vec<u32>> {
+    let listed = std::fs::read_dir(folder).ok()?;
+    Some(
+        listed
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+    )
+}
+
+/// The state of a thread, as `/proc` writes it: `R`, `S`, `D` …; `None` where it is no more.
+pub(super) fn state(pid: u32, tid: u32) -> Option<char> {
+    let text = super::read_text(pid, &format!("task/{tid}/stat"), 4096).ok()?;
+    text.get(text.rfind(')')? + 2..)?.chars().next()
 }
 
 fn other(error: io::Error) -> Fault {
@@ -393,105 +721,5 @@ fn clone_fault(error: io::Error) -> Fault {
     match error.raw_os_error() {
         Some(libc::ESRCH) => Fault::Gone,
         number => Fault::Clone(number.unwrap_or(0)),
-    }
-}
-
-/// Words of 8 bytes: their number, then fault or report.
-fn encode(outcome: &Result<Report, Fault>) -> Vec<u8> {
-    let mut words = vec![0];
-    match outcome {
-        Ok(report) => {
-            let pause = u64::try_from(report.pause.as_nanos()).unwrap_or(u64::MAX);
-            words.extend([0, u64::from(report.memory), u64::from(report.held), pause]);
-            for (tid, registers) in &report.threads {
-                words.push(u64::from(*tid));
-                words.extend(registers);
-            }
-        }
-        Err(fault) => words.extend(match *fault {
-            Fault::Seize(number) => [1, number as u64],
-            Fault::Gone => [2, 0],
-            Fault::Slow(tid) => [3, u64::from(tid)],
-            Fault::Clone(number) => [4, number as u64],
-            Fault::Other(number) => [5, number as u64],
-        }),
-    }
-    words[0] = words.len() as u64 - 1;
-    words.into_iter().flat_map(u64::to_le_bytes).collect()
-}
-
-/// Reads what the guard says; `None` when it ended without a word.
-pub(super) fn receive(socket: &mut UnixStream) -> Option<Result<Report, Fault>> {
-    const THREAD: usize = 1 + sys::REGISTER_WORDS;
-    let mut next = || {
-        let mut word = [0; 8];
-        socket.read_exact(&mut word).ok()?;
-        Some(u64::from_le_bytes(word))
-    };
-    let count = usize::try_from(next()?).ok()?;
-    if count > 4 + MAX_THREADS * THREAD {
-        return None;
-    }
-    let mut words = Vec::new();
-    for _ in 0..count {
-        words.push(next()?);
-    }
-    let number = |at: usize| words.get(at).map(|w| *w as i32);
-    Some(match words.first()? {
-        0 => {
-            let threads = words.get(4..)?.chunks_exact(THREAD).filter_map(|thread| {
-                let registers = thread[1..].try_into().ok()?;
-                Some((u32::try_from(thread[0]).ok()?, registers))
-            });
-            Ok(Report {
-                memory: u32::try_from(*words.get(1)?).ok()?,
-                held: *words.get(2)? != 0,
-                pause: Duration::from_nanos(*words.get(3)?),
-                threads: threads.collect(),
-            })
-        }
-        1 => Err(Fault::Seize(number(1)?)),
-        2 => Err(Fault::Gone),
-        3 => Err(Fault::Slow(u32::try_from(*words.get(1)?).ok()?)),
-        4 => Err(Fault::Clone(number(1)?)),
-        _ => Err(Fault::Other(number(1)?)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(outcome: Result<Report, Fault>) {
-        let (mut here, mut there) = UnixStream::pair().unwrap();
-        there.write_all(&encode(&outcome)).unwrap();
-        assert_eq!(receive(&mut here), Some(outcome));
-    }
-
-    #[test]
-    fn what_is_said_is_heard() {
-        check(Ok(Report {
-            memory: 7,
-            held: true,
-            pause: Duration::from_micros(1234),
-            threads: vec![(8, [9; 27]), (10, [u64::MAX; 27])],
-        }));
-        for fault in [
-            Fault::Seize(1),
-            Fault::Gone,
-            Fault::Slow(77),
-            Fault::Clone(-1),
-            Fault::Other(5),
-        ] {
-            check(Err(fault));
-        }
-    }
-
-    #[test]
-    fn an_end_without_a_word() {
-        let (mut here, there) = UnixStream::pair().unwrap();
-        drop(there);
-        assert_eq!(receive(&mut here), None);
     }
 }

@@ -47,9 +47,9 @@ pub(super) const SS: usize = 20;
 pub(super) const FS_BASE: usize = 21;
 
 pub(super) const SYS_CLONE: u64 = 56;
-pub(super) const SYS_EXIT: u64 = 60;
 pub(super) const SYS_WAIT4: u64 = 61;
 pub(super) const SYS_FUTEX: u64 = 202;
+const SYS_PRCTL: u64 = 157;
 const SYS_EXIT_GROUP: u64 = 231;
 pub(super) const SYS_CLOSE_RANGE: u64 = 436;
 pub(super) const SYS_CLOSE: u64 = 3;
@@ -79,6 +79,9 @@ pub(super) struct Host {
     held: Vec<u8>,
     /// A SIGSTOP came in between: it cannot be blocked, and must not be lost.
     pub(super) stopped_by_signal: bool,
+    /// Threads that stand still meanwhile, and until when at most.
+    waiting: Option<(Instant, Vec<u32>)>,
+    overdue: bool,
 }
 
 /// How well a stopped thread serves, the best first; `None` where it must not be used.
@@ -88,6 +91,9 @@ pub(super) fn fitness(pid: u32, tid: u32, registers: &RawRegisters) -> Option<u3
         return None;
     }
     let call = registers[ORIG_RAX];
+    if near_end_of_stack(pid, registers) {
+        return None;
+    }
     if call as i64 >= 0 {
         // Waiting in the kernel; the kernel runs the call again as if nothing had been.
         return Some(match (registers[RAX] as i64, call) {
@@ -106,6 +112,30 @@ pub(super) fn fitness(pid: u32, tid: u32, registers: &RawRegisters) -> Option<u3
         }
     }
     Some(4)
+}
+
+/// A goroutine's stack ends among other memory of the program, without a guard page: nothing
+/// may be written below it, not even for a moment in which others run.
+fn near_end_of_stack(pid: u32, registers: &RawRegisters) -> bool {
+    const NEEDED: u64 = RED_ZONE + SCRATCH as u64 + 16;
+    let word = |address: u64| {
+        let mut bytes = [0; 8];
+        let read = sys::read_memory(pid, address, &mut bytes);
+        (read.ok()? == 8).then(|| u64::from_le_bytes(bytes))
+    };
+    // Where Go keeps the current goroutine, whose first words are the ends of its stack: in
+    // r14, and in thread-local storage.
+    let kept = word(registers[FS_BASE].wrapping_sub(8));
+    let rsp = registers[RSP];
+    [Some(registers[R14]), kept]
+        .into_iter()
+        .flatten()
+        .any(|goroutine| {
+            let (Some(low), Some(high)) = (word(goroutine), word(goroutine.wrapping_add(8))) else {
+                return false;
+            };
+            low <= rsp && rsp < high && rsp - low < NEEDED
+        })
 }
 
 impl Host {
@@ -138,6 +168,8 @@ impl Host {
             stack: scratch,
             held,
             stopped_by_signal: false,
+            waiting: None,
+            overdue: false,
         };
         let mut frames = host.frame(&restarted(&original), mask);
         let mut end = [0; REGISTER_WORDS];
@@ -177,7 +209,33 @@ impl Host {
             stack: original[RSP],
             held: Vec::new(),
             stopped_by_signal: false,
+            waiting: None,
+            overdue: false,
         })
+    }
+
+    /// Lets other stopped threads go where the calls of this one are not done by then: it may
+    /// get no processor for long.
+    pub(super) fn let_go_at(&mut self, until: Instant, others: Vec<u32>) {
+        self.waiting = Some((until, others));
+    }
+
+    /// The others were let go.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue
+    }
+
+    /// The next stop of the thread.
+    fn wait(&mut self) -> io::Result<Stop> {
+        let until = self.waiting.as_ref().map(|w| w.0);
+        if let Some(stop) = sys::wait(self.tid, until)? {
+            return Ok(stop);
+        }
+        self.overdue = true;
+        for tid in self.waiting.take().map_or_else(Vec::new, |w| w.1) {
+            let _ = sys::detach(tid);
+        }
+        sys::wait(self.tid, None)?.ok_or_else(gone)
     }
 
     /// Runs a system call: its result, and the process that it made, by its number
@@ -211,15 +269,15 @@ impl Host {
         let mut entered = false;
         loop {
             sys::resume_to_syscall(self.tid)?;
-            match sys::wait(self.tid, None)? {
-                Some(Stop::Syscall) if entered => break,
-                Some(Stop::Syscall) => entered = true,
-                Some(Stop::Clone) => {
+            match self.wait()? {
+                Stop::Syscall if entered => break,
+                Stop::Syscall => entered = true,
+                Stop::Clone => {
                     child = u32::try_from(sys::event_message(self.tid)?).unwrap_or(0);
                 }
-                Some(Stop::Signal(libc::SIGSTOP)) => self.stopped_by_signal = true,
-                Some(Stop::Signal(_) | Stop::Event) => {}
-                None | Some(Stop::Gone) => return Err(gone()),
+                Stop::Signal(libc::SIGSTOP) => self.stopped_by_signal = true,
+                Stop::Signal(_) | Stop::Event => {}
+                Stop::Gone => return Err(gone()),
             }
         }
         let result = sys::registers(self.tid)?[RAX] as i64;
@@ -228,10 +286,10 @@ impl Host {
         sys::interrupt(self.tid)?;
         loop {
             sys::resume(self.tid, 0)?;
-            match sys::wait(self.tid, None)? {
-                Some(Stop::Event) => return Ok((result, child)),
-                None | Some(Stop::Gone) => return Err(gone()),
-                Some(stop) => {
+            match self.wait()? {
+                Stop::Event => return Ok((result, child)),
+                Stop::Gone => return Err(gone()),
+                stop => {
                     self.stopped_by_signal |= stop == Stop::Signal(libc::SIGSTOP);
                     // Any stop ends an interruption.
                     sys::interrupt(self.tid)?;
@@ -240,17 +298,21 @@ impl Host {
         }
     }
 
-    /// Lets the thread run a call that it does not come back from.
-    pub(super) fn last_call(mut self, number: u64, argument: u64) -> io::Result<()> {
-        let mut registers = self.original;
-        registers[RAX] = number;
-        registers[ORIG_RAX] = u64::MAX;
-        registers[RIP] = self.gadgets.call;
-        registers[RSP] = self.stack;
-        registers[RDI] = argument;
-        self.original = registers;
-        sys::set_registers(self.tid, &registers)?;
-        sys::resume(self.tid, 0)
+    /// Gives a copy of the process a name of its own.
+    pub(super) fn set_name(&mut self, copy: u32, name: &str) -> io::Result<()> {
+        const PR_SET_NAME: u64 = 15;
+        let mut text = [0; 16];
+        let length = name.len().min(15);
+        text[..length].copy_from_slice(&name.as_bytes()[..length]);
+        let mut held = [0; 16];
+        if sys::read_memory(copy, self.scratch, &mut held)? != held.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        sys::write_memory(copy, self.scratch, &text)?;
+        let named = self.call(SYS_PRCTL, &[PR_SET_NAME, self.scratch]);
+        // What is read of the copy must be the target's own.
+        sys::write_memory(copy, self.scratch, &held)?;
+        named.map(|_| ())
     }
 
     /// Puts back registers, signal mask and stack.

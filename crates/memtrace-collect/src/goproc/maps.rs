@@ -1,6 +1,9 @@
 //! `/proc/PID/maps`, and the two pieces of the target's own code that an injected
 //! system call runs through.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
 use memtrace_formats::goheap::Region;
 
 use super::sys;
@@ -33,6 +36,44 @@ fn line(line: &str) -> Option<Region> {
         ],
     };
     (region.start < region.end).then_some(region)
+}
+
+/// Private writable mappings, ascending, and whether each is one of a file.
+pub(super) fn private(text: &str) -> impl Iterator<Item = (std::ops::Range<u64>, bool)> + '_ {
+    let private = |l: &&str| {
+        l.split(' ')
+            .nth(1)
+            .is_some_and(|access| access.ends_with('p'))
+    };
+    let regions = text.lines().filter(private).filter_map(line);
+    let writable = regions.filter(|r| r.rwx[0] && r.rwx[1]);
+    writable.map(|r| (r.start..r.end, r.file.starts_with('/')))
+}
+
+/// Runs of pages that are in memory or swapped out, by `/proc/PID/pagemap`: start and end.
+pub(super) fn present(pagemap: &File, start: u64, end: u64) -> Option<Vec<(u64, u64)>> {
+    const PAGE: u64 = 4096;
+    const STEP: u64 = 1 << 16;
+    const THERE: u64 = 3 << 62;
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    let mut entries = Vec::new();
+    let (mut page, end) = (start / PAGE, end / PAGE);
+    while page < end {
+        let count = (end - page).min(STEP);
+        entries.resize(count as usize * 8, 0);
+        pagemap.read_exact_at(&mut entries, page * 8).ok()?;
+        for entry in entries.as_chunks::<8>().0 {
+            if u64::from_le_bytes(*entry) & THERE != 0 {
+                let start = page * PAGE;
+                match runs.last_mut() {
+                    Some(last) if last.1 == start => last.1 += PAGE,
+                    _ => runs.push((start, start + PAGE)),
+                }
+            }
+            page += 1;
+        }
+    }
+    Some(runs)
 }
 
 /// Addresses of instructions in the target.
@@ -122,6 +163,23 @@ mod tests {
         assert_eq!(regions[0].rwx, [true, false, true]);
         assert_eq!(regions[1].file, "");
         assert_eq!(regions[1].end, 0xc000400000);
+    }
+
+    #[test]
+    fn what_may_change() {
+        let text = "00400000-0066c000 r-xp 00001000 fe:00 1234     /opt/a\n\
+                    0066c000-0067c000 rw-p 00001000 fe:00 1234     /opt/a\n\
+                    c000000000-c000400000 rw-p 00000000 00:00 0 \n\
+                    c000400000-c004000000 ---p 00000000 00:00 0 \n\
+                    7f00000000-7f00001000 rw-s 00000000 00:00 0  /dev/shm/x\n";
+        let found: Vec<_> = private(text).collect();
+        assert_eq!(
+            found,
+            [
+                (0x66c000..0x67c000, true),
+                (0xc000000000..0xc000400000, false)
+            ]
+        );
     }
 
     #[test]

@@ -10,55 +10,93 @@
 //! ```
 //!
 //! The target stands still while the kernel copies its page tables (`clone`), not while
-//! its memory is read. Afterwards it is as it was: registers, signal masks, timers and
-//! interrupted system calls. What cannot be hidden is what `SIGSTOP` and `SIGCONT` show
-//! too: a call that the kernel never takes up again (`epoll_wait`, signal(7) has the
-//! list) gives `EINTR`.
+//! its memory is read. Where a copy is too dear (no room in its control group, say), a small
+//! target stands still while its memory is taken instead. Afterwards it is as it was:
+//! registers, signal masks, timers and interrupted system calls. What cannot be hidden is what
+//! `SIGSTOP` and `SIGCONT` show too: a call that the kernel never takes up again
+//! (`epoll_wait`, signal(7) has the list) gives `EINTR`.
 //!
 //! While the copy lives, each page that the target writes is kept twice, on the account
-//! of the target's control group: read quickly, then [`Frozen::thaw`].
+//! of the target's control group: read quickly, then [`Frozen::thaw`]. Where the group runs
+//! short, the copy is let go at once (see `budget`), and what was read of it counts for
+//! nothing: only [`Frozen::thaw`] and [`Frozen::whole`] prove that it was whole.
 //!
 //! Not in the copy: mappings under `MADV_DONTFORK`; zero in it: under
 //! `MADV_WIPEONFORK`; not frozen: memory that the target shares with other processes.
 
+mod budget;
 mod elfcore;
 mod guard;
 mod inject;
 mod maps;
+mod starter;
 mod sys;
 pub mod tags;
+mod taken;
+mod words;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use memtrace_formats::goexe;
 use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
 use memtrace_model::Time;
 
 use crate::proc;
-use guard::{Fault, Request};
-use sys::RawRegisters;
+use budget::{Budget, Short};
+use guard::{End, Fault, How, Request};
+use sys::{RawRegisters, Shared};
+use taken::Taken;
 
 pub use elfcore::{open_core, write_core};
+pub use starter::prepare;
 
 /// Executables and their debug information, at most.
 const MAX_EXECUTABLE: u64 = 4 << 30;
 
+/// How long the copying of page tables takes for each GiB (measured: 17 to 25 ms), and the
+/// injected calls beside it.
+const CLONE_PER_GIB: Duration = Duration::from_millis(25);
+const CLONE_AT_LEAST: Duration = Duration::from_millis(5);
+/// How long the memory itself takes (measured: 2 to 4 GiB a second).
+const TAKE_PER_GIB: Duration = Duration::from_millis(700);
+/// A copy lives no longer than some times what reading it takes on a machine at rest.
+const LIFE_AT_LEAST: Duration = Duration::from_secs(15);
+const LIFE_PER_GIB: Duration = Duration::from_secs(30);
+/// A thread that waits for a disk or a child is waited for outside of any pause.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often all is tried where a thread would not stop.
+const TRIES: u32 = 4;
+/// Another copy of the same process is waited for.
+const BUSY: Duration = Duration::from_secs(30);
+
 /// How the bytes are made to stand still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {
-    /// A copy; where there can be none, [`Method::Direct`] if the process is small.
+    /// A copy; where there can be none, [`Method::Direct`] if that is quick enough.
     #[default]
     Auto,
     /// A copy made by an injected `clone`: the pause is that of `fork`.
     Clone,
-    /// No copy: the target stands still until the thaw.
+    /// No copy: the target stands still while its memory is taken.
     Direct,
+}
+
+/// What may be stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Programs {
+    /// What is proved to be a Go program, from its executable.
+    #[default]
+    Go,
+    /// Any program.
+    Any,
 }
 
 /// How to freeze.
@@ -66,13 +104,13 @@ pub enum Method {
 pub struct Options {
     /// See [`Method`].
     pub method: Method,
-    /// All threads must stop within this time, or they are let go.
-    pub stop_within: Duration,
-    /// A target without copy is held at most this long; what is read later fails.
-    pub hold: Duration,
-    /// [`Method::Auto`] holds a target itself only up to this many bytes of anonymous
-    /// resident memory; `u64::MAX` where the user agrees to the pause.
-    pub direct_limit: u64,
+    /// See [`Programs`].
+    pub programs: Programs,
+    /// No thread of the target stands still for longer, from the first that is stopped; what
+    /// cannot be done within is not begun, or given up.
+    pub max_pause: Duration,
+    /// Bytes that memtrace itself may use for the memory that it takes.
+    pub max_memory: u64,
     /// Share of the anonymous resident memory that must be free below the limit of the
     /// target's control group, for what the target writes while the copy lives.
     pub headroom: f64,
@@ -82,9 +120,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             method: Method::Auto,
-            stop_within: Duration::from_millis(500),
-            hold: Duration::from_secs(10),
-            direct_limit: 64 << 20,
+            programs: Programs::Go,
+            max_pause: Duration::from_millis(100),
+            max_memory: u64::MAX,
             headroom: 0.1,
         }
     }
@@ -115,51 +153,138 @@ pub enum FreezeError {
         missing: String,
     },
     /// Another tracer has it.
-    #[error("process {pid} is traced by process {tracer}: only one debugger at a time")]
+    #[error(
+        "process {pid} is traced by {tracer_name} (pid {tracer}): a process has one tracer at a \
+         time; end that one first"
+    )]
     Traced {
         /// The pid.
         pid: u32,
         /// Pid of the tracer.
         tracer: u32,
+        /// Its name.
+        tracer_name: String,
     },
-    /// A thread did not stop in time (it waits for a disk, say). All were let go.
-    #[error("process {pid}: thread {tid} did not stop within {limit:?}; try again")]
-    Slow {
+    /// A copy of it is being read by another memtrace.
+    #[error("process {pid}: another memtrace is reading a copy of it; try again")]
+    Busy {
+        /// The pid.
+        pid: u32,
+    },
+    /// It was not proved to be a program that memtrace can read; it was not stopped.
+    #[error("process {pid} is {what}; it was not stopped")]
+    Foreign {
+        /// The pid.
+        pid: u32,
+        /// What it is.
+        what: String,
+    },
+    /// A thread waits in the kernel and cannot be stopped. All were let go.
+    #[error(
+        "process {pid}: thread {tid} waits in the kernel, for a disk or a child process (state \
+         D), and cannot be stopped; the process goes on; try again"
+    )]
+    Stuck {
         /// The pid.
         pid: u32,
         /// The thread.
         tid: u32,
-        /// [`Options::stop_within`].
+    },
+    /// What had to be done took too long. All threads were let go.
+    #[error(
+        "process {pid}: {what} within {} ms, so it was let go; try again, or allow a longer \
+         pause (--max-pause)", limit.as_millis()
+    )]
+    Late {
+        /// The pid.
+        pid: u32,
+        /// What was not done.
+        what: String,
+        /// [`Options::max_pause`].
         limit: Duration,
     },
-    /// There can be no copy, and holding the process for the whole reading was not
-    /// agreed to.
+    /// It would stand still for longer than allowed. It was not stopped.
     #[error(
-        "process {pid} cannot be copied ({reason}); reading {mib} MiB with the process held \
-         takes about {seconds} s"
+        "process {pid} has {mib} MiB to read{}; it would be paused for about {} ms, and {} ms \
+         are allowed (--max-pause)",
+        because(reason), estimate.as_millis(), limit.as_millis()
     )]
     WouldPause {
         /// The pid.
         pid: u32,
-        /// Why there is no copy.
+        /// Why there is no copy; empty where a copy itself would take so long.
         reason: String,
         /// Anonymous resident memory.
         mib: u64,
-        /// At 1 GiB a second.
-        seconds: u64,
+        /// The pause.
+        estimate: Duration,
+        /// [`Options::max_pause`].
+        limit: Duration,
     },
-    /// The copy could bring the target over the limit of its control group.
+    /// The copy could bring the target, or the machine, to the end of its memory.
     #[error(
-        "process {pid}: {free_mib} MiB are free below the memory limit of its control group, \
-         a copy needs {needed_mib} MiB"
+        "process {pid}: {free_mib} MiB are free {}, a copy needs {needed_mib} MiB; to read it \
+         without a copy, allow a pause of {} ms (--max-pause)",
+        if *group { "below the memory limit of its control group" } else { "on this machine" },
+        estimate.as_millis()
     )]
     WouldExceedLimit {
         /// The pid.
         pid: u32,
+        /// In the control group; else on the whole machine.
+        group: bool,
         /// Bytes below the limit.
         free_mib: u64,
         /// Bytes that the copy may cost.
         needed_mib: u64,
+        /// How long taking its memory would take.
+        estimate: Duration,
+    },
+    /// The copy could take the place of a process or thread that the target is about to start.
+    #[error(
+        "process {pid}: {free} more processes and threads may be started below the limits that \
+         hold for it, and {needed} must be free for a copy; to read it without one, allow a \
+         pause of {} ms (--max-pause)", estimate.as_millis()
+    )]
+    WouldExceedPids {
+        /// The pid.
+        pid: u32,
+        /// How many may be started.
+        free: u64,
+        /// How many should be free.
+        needed: u64,
+        /// How long taking its memory would take.
+        estimate: Duration,
+    },
+    /// memtrace itself would need too much memory.
+    #[error(
+        "process {pid}: memtrace needs {needed_mib} MiB of its own to read it, and {free_mib} \
+         MiB are allowed or free (--max-memory)"
+    )]
+    TooLarge {
+        /// The pid.
+        pid: u32,
+        /// What it needs.
+        needed_mib: u64,
+        /// What it may have.
+        free_mib: u64,
+    },
+    /// The copy ended before all was read: what was read counts for nothing.
+    #[error("the copy of process {pid} {why}; what was read of it was thrown away")]
+    CopyLost {
+        /// The pid.
+        pid: u32,
+        /// What became of the copy.
+        why: String,
+    },
+    /// memtrace's own helper process was killed.
+    #[error(
+        "memtrace's guard, which holds the copy of process {pid}, was killed; the process goes \
+         on, and what was read was thrown away"
+    )]
+    GuardLost {
+        /// The pid.
+        pid: u32,
     },
     /// This system or program is of another kind.
     #[error("{what}")]
@@ -187,9 +312,16 @@ pub enum FreezeError {
     },
 }
 
+fn because(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(" and cannot be copied ({reason})"),
+    }
+}
+
 /// A process that does not change.
 ///
-/// Dropping it ends the copy, or lets the target go where that is held.
+/// Dropping it ends the copy.
 #[derive(Debug)]
 pub struct Frozen {
     pid: u32,
@@ -209,26 +341,31 @@ pub struct Frozen {
 
 #[derive(Debug)]
 enum Source {
-    Live(Live),
+    Copy(Copy),
+    Taken(Taken),
     Core(elfcore::Core),
 }
 
-/// A copy, or the target itself, in the hands of a guard.
+/// A copy in the hands of a guard.
 #[derive(Debug)]
-struct Live {
-    /// Whose memory is read.
+struct Copy {
     pid: u32,
-    /// Of the target itself, up to this moment.
-    held: Option<Held>,
+    target: u32,
     memory: Option<File>,
     guard: u32,
     socket: UnixStream,
+    /// Told once.
+    lost: Mutex<Option<FreezeError>>,
+    _place: Place,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    since: Instant,
-    until: Instant,
+/// What a copy cost, once it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// How long the copy lived; nothing where there was none.
+    pub life: Duration,
+    /// Bytes that the target wrote meanwhile, which its control group had twice.
+    pub written: u64,
 }
 
 /// A process has one tracer: who wants another copy, or to look at a process, waits for the
@@ -238,10 +375,39 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The right to have a copy of a process: one at a time, so that a target pays for one only.
+#[derive(Debug)]
+struct Place(u32);
+
+static PLACES: Mutex<Option<HashSet<u32>>> = Mutex::new(None);
+static FREED: Condvar = Condvar::new();
+
+impl Place {
+    fn of(pid: u32) -> Option<Self> {
+        let until = Instant::now() + BUSY;
+        let mut taken = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        while !taken.get_or_insert_default().insert(pid) {
+            let left = until.checked_duration_since(Instant::now())?;
+            let waited = FREED.wait_timeout(taken, left);
+            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Some(Self(pid))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.get_or_insert_default().remove(&self.0);
+        FREED.notify_all();
+    }
+}
+
 /// Freezes a live process.
 ///
 /// The process is stopped for as long as `fork` takes (tens of milliseconds for a GB),
-/// or, where it cannot be copied and `options` allow it, until the thaw.
+/// or, where it should not be copied and it is quick, for as long as its memory takes; never
+/// for longer than `options` allow.
 ///
 /// # Errors
 /// See [`FreezeError`]; the process is then as it was.
@@ -256,72 +422,124 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
             what: "memtrace cannot freeze itself".to_owned(),
         });
     }
+    let mut place = Some(Place::of(pid).ok_or(FreezeError::Busy { pid })?);
+    let mut options = options.clone();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match freeze_once(pid, &options, &mut place) {
+            Err(FreezeError::Stuck { .. } | FreezeError::Late { .. }) if tries < TRIES => {
+                std::thread::sleep(Duration::from_millis(20) * tries);
+            }
+            // It cannot be copied: the other way, where there is one.
+            Err(FreezeError::WouldPause { reason, .. })
+                if options.method == Method::Auto && !reason.is_empty() =>
+            {
+                options.method = Method::Direct;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn freeze_once(
+    pid: u32,
+    options: &Options,
+    place: &mut Option<Place>,
+) -> Result<Frozen, FreezeError> {
     let _turn = turn();
     let target = Target::look(pid)?;
     let mut regions = target.regions()?;
-    let refused = match options.method {
-        Method::Direct => Some(FreezeError::Unsupported {
-            what: String::new(),
-        }),
-        _ => target.refusal(options),
-    };
-    let gadgets = match refused {
-        Some(_) => None,
-        None => maps::gadgets(pid, &regions),
-    };
-    let hold = match options.method {
-        Method::Direct => true,
-        Method::Auto => target.anonymous <= options.direct_limit,
-        Method::Clone => false,
-    };
-    if gadgets.is_none() && !hold {
-        return Err(refused
-            .unwrap_or_else(|| target.would_pause("no code in it through which to make a copy")));
+    if options.programs == Programs::Go {
+        target.is_go()?;
     }
+    let (left, busy) = guard::leftovers(pid);
+    if busy {
+        return Err(FreezeError::Busy { pid });
+    }
+    let refused = match options.method {
+        Method::Direct => None,
+        Method::Auto | Method::Clone => target.refusal(options),
+    };
+    let take = match (options.method, &refused) {
+        (Method::Direct, _) => true,
+        (Method::Auto, Some(_)) => target.take_takes() <= options.max_pause,
+        _ => false,
+    };
+    let gadgets = maps::gadgets(pid, &regions);
+    let buffer = match (take, gadgets) {
+        (true, _) => Some(target.room(options)?),
+        (false, None) => {
+            return Err(target.would_pause("no code in it through which to make a copy", options));
+        }
+        (false, Some(_)) => None,
+    };
+    if let (Some(refused), None) = (refused, &buffer) {
+        return Err(refused);
+    }
+    let how = match (&buffer, gadgets) {
+        (Some(buffer), _) => How::Take(buffer.clone()),
+        (None, Some(gadgets)) => How::Copy(gadgets),
+        (None, None) => return Err(target.explain(Fault::Other(0), options)),
+    };
+    // Before the target stands still: what it maps then, and later, can be read through it.
+    let own_memory = File::open(format!("/proc/{pid}/mem")).ok();
+    target.settle()?;
     let request = Request {
         pid,
-        stop_within: options.stop_within,
-        gadgets,
-        hold: hold.then_some(options.hold),
-        orphan: target.has_init_of_the_host(),
+        status: target.status.clone(),
+        max_pause: options.max_pause,
+        clone_takes: target.clone_takes(),
+        how,
         filtered: target.filtered,
+        life: LIFE_AT_LEAST + per_gib(LIFE_PER_GIB, target.anonymous),
+        left,
     };
     let (mut ours, mut theirs) =
         UnixStream::pair().map_err(|e| io_error(pid, "make a socket", &e))?;
-    // The guard's clock begins later: what is read before ours ends is of one moment.
-    let until = Instant::now() + options.hold;
-    let guard = sys::spawn(theirs.as_raw_fd(), || guard::run(&request, &mut theirs))
+    let keep = theirs.as_raw_fd();
+    let guard = starter::spawn(keep, Box::new(move || guard::run(&request, &mut theirs)))
         .map_err(|e| io_error(pid, "start a process", &e))?;
-    drop(theirs);
-    let heard = guard::receive(&mut ours);
+    let heard = words::hear_report(&mut ours);
     let report = match heard {
         Some(Ok(report)) => report,
         failed => {
             drop(ours);
             sys::reap(guard);
-            let fault = failed.and_then(Result::err).unwrap_or(Fault::Other(0));
-            return Err(target.explain(fault, options));
+            return Err(match failed.and_then(Result::err) {
+                Some(fault) => target.explain(fault, options),
+                None => FreezeError::GuardLost { pid },
+            });
         }
     };
-    let now = Instant::now();
-    let live = Live {
-        pid: report.memory,
-        held: report.held.then(|| Held {
-            since: now,
-            until: until.max(now),
-        }),
-        memory: File::open(format!("/proc/{}/mem", report.memory)).ok(),
-        guard,
-        socket: ours,
-    };
     let mut absent = Vec::new();
-    if !report.held
-        && let Ok(text) = read_text(report.memory, "maps", maps::MAX_MAPS)
-    {
-        let copied = maps::parse(&text);
-        let before = std::mem::replace(&mut regions, copied);
-        absent = missing(&before, &regions, &target.regions().unwrap_or_default());
-    }
+    let source = match (report.taken, buffer) {
+        (Some(taken), Some(buffer)) => {
+            sys::reap(guard);
+            regions = maps::parse(&taken.maps);
+            Source::Taken(Taken::new(&taken, buffer, own_memory))
+        }
+        _ => {
+            let copy = Copy {
+                pid: report.memory,
+                target: pid,
+                memory: File::open(format!("/proc/{}/mem", report.memory)).ok(),
+                guard,
+                socket: ours,
+                lost: Mutex::default(),
+                _place: match place.take() {
+                    Some(place) => place,
+                    None => return Err(FreezeError::Busy { pid }),
+                },
+            };
+            if let Ok(text) = read_text(report.memory, "maps", maps::MAX_MAPS) {
+                let copied = maps::parse(&text);
+                let before = std::mem::replace(&mut regions, copied);
+                absent = missing(&before, &regions, &target.regions().unwrap_or_default());
+            }
+            Source::Copy(copy)
+        }
+    };
     Ok(Frozen {
         pid,
         start_ticks: target.process.start_ticks(),
@@ -337,8 +555,12 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
         command: target.process.command().to_owned(),
         // The copy's: it lives as long as this does.
         executable: Some(PathBuf::from(format!("/proc/{}/exe", report.memory))),
-        source: Source::Live(live),
+        source,
     })
+}
+
+fn per_gib(time: Duration, bytes: u64) -> Duration {
+    time.mul_f64(bytes as f64 / (1_u64 << 30) as f64)
 }
 
 impl Frozen {
@@ -362,21 +584,16 @@ impl Frozen {
     }
 
     /// How long the threads stood still: from the first that was stopped to the last let
-    /// go. While the target itself is held: until now.
+    /// go.
     #[must_use]
     pub fn pause(&self) -> Duration {
-        match &self.source {
-            Source::Live(Live {
-                held: Some(held), ..
-            }) => held.since.elapsed().min(held.until - held.since),
-            _ => self.pause,
-        }
+        self.pause
     }
 
-    /// The target itself is held: it stands still until the thaw.
+    /// Whether it is a copy of the process; else its memory was taken while it stood still.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        matches!(&self.source, Source::Live(live) if live.held.is_some())
+    pub fn is_copy(&self) -> bool {
+        matches!(self.source, Source::Copy(_))
     }
 
     /// The threads, with their registers at that moment.
@@ -420,9 +637,33 @@ impl Frozen {
         Ok(bytes)
     }
 
-    /// Ends the copy, or lets the target go. Returns when the guard is done.
-    pub fn thaw(self) {
-        drop(self);
+    /// Proves that all that was read so far is of the copy's one moment.
+    ///
+    /// # Errors
+    /// [`FreezeError::CopyLost`] and [`FreezeError::GuardLost`]: what was read is of no
+    /// meaning.
+    pub fn whole(&self) -> Result<(), FreezeError> {
+        match &self.source {
+            Source::Copy(copy) => copy.end_so_far().map(|_| ()),
+            Source::Taken(taken) => taken.whole(self.pid),
+            Source::Core(_) => Ok(()),
+        }
+    }
+
+    /// Ends the copy, and proves that all that was read is of its one moment. Returns when the
+    /// guard is done.
+    ///
+    /// # Errors
+    /// As [`Frozen::whole`].
+    pub fn thaw(self) -> Result<Spent, FreezeError> {
+        match &self.source {
+            Source::Copy(copy) => {
+                let ended = copy.end();
+                drop(self);
+                ended
+            }
+            _ => self.whole().map(|()| Spent::default()),
+        }
     }
 }
 
@@ -477,35 +718,80 @@ impl Memory for Running {
 impl Memory for Frozen {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         match &self.source {
-            Source::Live(live) => live.read(address, into),
+            Source::Copy(copy) => copy.read(address, into),
+            Source::Taken(taken) => taken.read(address, into),
             Source::Core(core) => core.read(address, into),
         }
     }
 }
 
-impl Live {
+impl Copy {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         let unreadable = Unreadable { address };
         if into.is_empty() {
             return Ok(());
         }
-        let done = match sys::read_memory(self.pid, address, into) {
-            Ok(got) if got == into.len() => true,
+        match sys::read_memory(self.pid, address, into) {
+            Ok(got) if got == into.len() => Ok(()),
             // Also where the call does not exist, and for mappings without access.
             _ => {
                 let file = self.memory.as_ref().ok_or(unreadable)?;
-                file.read_exact_at(into, address).is_ok()
+                let read = file.read_exact_at(into, address);
+                read.map_err(|_| unreadable)
             }
-        };
-        // What was read after the target went on is of no moment.
-        let still = self.held.is_none_or(|held| Instant::now() < held.until);
-        (done && still).then_some(()).ok_or(unreadable)
+        }
+    }
+
+    fn end_so_far(&self) -> Result<Spent, FreezeError> {
+        // Where nobody hears it, the answer tells.
+        let _ = (&self.socket).write_all(&[guard::ASK]);
+        self.hear()
+    }
+
+    fn end(&self) -> Result<Spent, FreezeError> {
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        self.hear()
+    }
+
+    fn hear(&self) -> Result<Spent, FreezeError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lost) = &*lost {
+            return Err(lost.clone());
+        }
+        let ended = self.hear_now();
+        *lost = ended.as_ref().err().cloned();
+        ended
+    }
+
+    fn hear_now(&self) -> Result<Spent, FreezeError> {
+        let pid = self.target;
+        let lost = |why| Err(FreezeError::CopyLost { pid, why });
+        match words::hear_end(&self.socket) {
+            Some(End::Whole { life, written }) => Ok(Spent { life, written }),
+            Some(End::Killed) => lost("was killed".to_owned()),
+            Some(End::Short(Short::Memory { group, free, .. })) => lost(format!(
+                "was let go, since {} MiB were left {}",
+                free >> 20,
+                if group {
+                    "below the memory limit of its control group"
+                } else {
+                    "on this machine"
+                }
+            )),
+            Some(End::Short(Short::Pids { free, .. })) => lost(format!(
+                "was let go, since only {free} more processes and threads could be started"
+            )),
+            Some(End::Late(life)) => lost(format!(
+                "was let go after {} s: memtrace got too little of the processors to read it",
+                life.as_secs()
+            )),
+            None => Err(FreezeError::GuardLost { pid }),
+        }
     }
 }
 
-impl Drop for Live {
+impl Drop for Copy {
     fn drop(&mut self) {
-        let _ = self.socket.write_all(&[0]);
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         sys::reap(self.guard);
     }
@@ -549,10 +835,7 @@ impl Target {
             status,
         };
         match number(&target.status, "TracerPid") {
-            Some(tracer @ 1..) => Err(FreezeError::Traced {
-                pid,
-                tracer: u32::try_from(tracer).unwrap_or(0),
-            }),
+            Some(tracer @ 1..) => Err(traced(pid, tracer)),
             _ => Ok(target),
         }
     }
@@ -573,39 +856,137 @@ impl Target {
     /// Why there should be no copy of it.
     fn refusal(&self, options: &Options) -> Option<FreezeError> {
         if number(&self.status, "Seccomp") == Some(1) {
-            return Some(self.would_pause("it may make no system calls: seccomp's strict mode"));
+            return Some(self.would_pause(
+                "it may make no system calls: seccomp's strict mode",
+                options,
+            ));
         }
         if field(&self.status, "x86_Thread_features").is_some_and(|f| f.contains("shstk")) {
-            return Some(self.would_pause("it runs on a shadow stack"));
+            return Some(self.would_pause("it runs on a shadow stack", options));
         }
-        // Page tables: 8 bytes for each page of 4 KiB. What the target writes meanwhile
-        // is twice there.
-        let share = (self.anonymous as f64 * options.headroom.clamp(0.0, 1.0)) as u64;
-        let needed = self.anonymous / 512 + share + (8 << 20);
-        let (usage, limit) = proc::group_memory(self.pid);
-        let free = limit?.saturating_sub(usage?);
-        (free < needed).then_some(FreezeError::WouldExceedLimit {
+        let budget = Budget::of(self.pid, &self.status);
+        if let Some(short) = budget.lacks(self.anonymous, options.headroom) {
+            return Some(self.lacks(short));
+        }
+        let takes = self.clone_takes();
+        (takes > options.max_pause).then(|| FreezeError::WouldPause {
             pid: self.pid,
-            free_mib: free >> 20,
-            needed_mib: needed >> 20,
+            reason: String::new(),
+            mib: self.anonymous >> 20,
+            estimate: takes,
+            limit: options.max_pause,
         })
     }
 
-    fn would_pause(&self, reason: &str) -> FreezeError {
+    fn lacks(&self, short: Short) -> FreezeError {
+        let (pid, estimate) = (self.pid, self.take_takes());
+        match short {
+            Short::Memory {
+                group,
+                free,
+                needed,
+            } => FreezeError::WouldExceedLimit {
+                pid,
+                group,
+                free_mib: free >> 20,
+                needed_mib: needed >> 20,
+                estimate,
+            },
+            Short::Pids { free, needed } => FreezeError::WouldExceedPids {
+                pid,
+                free,
+                needed,
+                estimate,
+            },
+        }
+    }
+
+    /// How long it stands still while it is copied.
+    fn clone_takes(&self) -> Duration {
+        CLONE_AT_LEAST + per_gib(CLONE_PER_GIB, self.anonymous)
+    }
+
+    /// How long it stands still while its memory is taken.
+    fn take_takes(&self) -> Duration {
+        CLONE_AT_LEAST + per_gib(TAKE_PER_GIB, self.anonymous)
+    }
+
+    fn would_pause(&self, reason: &str, options: &Options) -> FreezeError {
         FreezeError::WouldPause {
             pid: self.pid,
             reason: reason.to_owned(),
             mib: self.anonymous >> 20,
-            seconds: 1 + (self.anonymous >> 30),
+            estimate: self.take_takes(),
+            limit: options.max_pause,
         }
     }
 
-    /// An orphan of the target goes to the init of the machine, not to one of a
-    /// container, which may be the target, or may not reap.
-    fn has_init_of_the_host(&self) -> bool {
-        const INITIAL: &str = "pid:[4026531836]";
-        std::fs::read_link(format!("/proc/{}/ns/pid", self.pid))
-            .is_ok_and(|link| link.as_os_str() == INITIAL)
+    /// Memory of our own for that of the target.
+    fn room(&self, options: &Options) -> Result<Arc<Shared>, FreezeError> {
+        let pid = self.pid;
+        let estimate = self.take_takes();
+        if estimate > options.max_pause {
+            return Err(self.would_pause("", options));
+        }
+        // More may be there by then, and what is private of its files.
+        let needed = self.anonymous + self.anonymous / 4 + (16 << 20);
+        let own = read_text(std::process::id(), "status", 64 << 10).unwrap_or_default();
+        let budget = Budget::of(std::process::id(), &own);
+        let free = budget
+            .free_memory()
+            .unwrap_or(u64::MAX)
+            .min(options.max_memory);
+        if free < needed {
+            return Err(FreezeError::TooLarge {
+                pid,
+                needed_mib: needed >> 20,
+                free_mib: free >> 20,
+            });
+        }
+        let length = usize::try_from(needed).unwrap_or(usize::MAX);
+        let buffer = Shared::new(length).map_err(|e| io_error(pid, "reserve memory", &e))?;
+        // The target does not wait for it then.
+        buffer.prepare(usize::try_from(self.anonymous).unwrap_or(usize::MAX));
+        Ok(Arc::new(buffer))
+    }
+
+    /// Waits until no thread waits in the kernel for a disk or a child: it would not stop, and
+    /// all others would stand still for nothing.
+    fn settle(&self) -> Result<(), FreezeError> {
+        let pid = self.pid;
+        let until = Instant::now() + SETTLE;
+        let mut waiting = guard::threads(pid).ok_or(FreezeError::Gone { pid })?;
+        loop {
+            waiting.retain(|tid| guard::state(pid, *tid) == Some('D'));
+            let Some(tid) = waiting.first().copied() else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(FreezeError::Stuck { pid, tid });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Proves that it is a Go program, without touching it.
+    fn is_go(&self) -> Result<(), FreezeError> {
+        let pid = self.pid;
+        let path = format!("/proc/{pid}/exe");
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => self.permission(libc::EPERM),
+            _ => io_error(pid, "open its executable", &error),
+        })?;
+        let program = goexe::look(io::BufReader::new(file)).map_err(|error| {
+            let what = error.to_string();
+            FreezeError::Foreign { pid, what }
+        })?;
+        match program.architecture {
+            goexe::Architecture::Amd64 => Ok(()),
+            other => Err(FreezeError::Foreign {
+                pid,
+                what: format!("a Go program for another machine ({other:?})"),
+            }),
+        }
     }
 
     fn explain(&self, fault: Fault, options: &Options) -> FreezeError {
@@ -614,15 +995,22 @@ impl Target {
             0 => "no thread of it can be used".to_owned(),
             number => io::Error::from_raw_os_error(number).to_string(),
         };
+        let late = |what: String| FreezeError::Late {
+            pid,
+            what,
+            limit: options.max_pause,
+        };
         match fault {
             Fault::Gone => FreezeError::Gone { pid },
-            Fault::Slow(tid) => FreezeError::Slow {
-                pid,
-                tid,
-                limit: options.stop_within,
-            },
+            Fault::Stuck(tid) => FreezeError::Stuck { pid, tid },
+            Fault::Late(0) => late("it could not be copied".to_owned()),
+            Fault::Late(tid) => late(format!("its thread {tid} did not stop")),
+            Fault::Large(bytes) => late(format!(
+                "no more than {} MiB of its memory could be taken",
+                bytes >> 20
+            )),
             Fault::Seize(number @ (libc::EPERM | libc::EACCES)) => self.permission(number),
-            Fault::Clone(number) => self.would_pause(&system(number)),
+            Fault::Clone(number) => self.would_pause(&system(number), options),
             Fault::Seize(number) | Fault::Other(number) => FreezeError::Io {
                 pid,
                 what: "stop it",
@@ -646,8 +1034,7 @@ impl Target {
         // Another tracer was quicker.
         let now = read_text(pid, "status", 64 << 10).unwrap_or_default();
         if let Some(tracer @ 1..) = number(&now, "TracerPid") {
-            let tracer = u32::try_from(tracer).unwrap_or(0);
-            return FreezeError::Traced { pid, tracer };
+            return traced(pid, tracer);
         }
         let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
             .ok()
@@ -683,6 +1070,16 @@ impl Target {
                 .to_owned()
         };
         FreezeError::Permission { pid, missing }
+    }
+}
+
+fn traced(pid: u32, tracer: u64) -> FreezeError {
+    let tracer = u32::try_from(tracer).unwrap_or(0);
+    let name = read_text(tracer, "comm", 64).unwrap_or_default();
+    FreezeError::Traced {
+        pid,
+        tracer,
+        tracer_name: name.trim_end().to_owned(),
     }
 }
 

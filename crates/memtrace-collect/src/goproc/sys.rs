@@ -156,19 +156,121 @@ pub(super) fn rseq_area(tid: u32) -> Option<u64> {
     (words[0] != 0).then_some(words[0])
 }
 
-/// Puts this process before all others of the machine, or among them again. Without
-/// the right to it nothing changes.
-pub(super) fn hurry(first: bool) {
-    let (policy, priority) = if first {
-        (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1)
-    } else {
-        (libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0)
-    };
-    let parameters = libc::sched_param {
-        sched_priority: priority,
-    };
-    // SAFETY: the parameters are a local that the kernel reads.
-    unsafe { libc::sched_setscheduler(0, policy, &parameters) };
+/// Puts this process before all others of the machine; without the right to that, before
+/// those of its user as far as that is allowed.
+pub(super) fn hurry() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters are a local that the kernel reads; the rest are numbers.
+    unsafe {
+        if libc::sched_setscheduler(0, policy, &parameters) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+        }
+    }
+}
+
+/// Has this process wait for no disk while others wait for it: what it has in memory stays
+/// there, and its code is fetched now. Without the right to that nothing changes.
+pub(super) fn lock_memory() {
+    const MCL_ONFAULT: libc::c_int = 4;
+    const MADV_POPULATE_READ: libc::c_int = 22;
+    // SAFETY: takes flags only. On fault: memory shared with the process that forked this one
+    // is not copied.
+    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | MCL_ONFAULT) };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines().filter(|l| l.contains(" r-xp ")) {
+        let ends = line.split(' ').next().and_then(|r| r.split_once('-'));
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((Some(start), Some(end))) = ends.map(|(a, b)| (address(a), address(b))) {
+            // SAFETY: reads pages of a mapping of this process; changes nothing in it.
+            unsafe {
+                libc::madvise(
+                    start as *mut libc::c_void,
+                    end.saturating_sub(start),
+                    MADV_POPULATE_READ,
+                )
+            };
+        }
+    }
+}
+
+/// Memory that this process shares with those that it forks.
+#[derive(Debug)]
+pub(super) struct Shared {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and is written by one process at a time:
+// by the guard until it has reported, by nobody afterwards.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Reserves addresses; memory is taken as it is written.
+    pub(super) fn new(length: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length.max(1),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    /// Takes memory for the first bytes now.
+    pub(super) fn prepare(&self, length: usize) {
+        const MADV_POPULATE_WRITE: libc::c_int = 23;
+        let length = length.min(self.length);
+        // SAFETY: within the mapping; its content stays.
+        unsafe { libc::madvise(self.start.cast(), length, MADV_POPULATE_WRITE) };
+    }
+
+    /// Fills `length` bytes at `at` from another process: how many there were.
+    pub(super) fn fill(
+        &self,
+        at: usize,
+        length: usize,
+        pid: u32,
+        address: u64,
+    ) -> io::Result<usize> {
+        let end = at.checked_add(length).filter(|end| *end <= self.length);
+        end.ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: within the mapping, which nobody else uses now: see `Sync` above.
+        let into = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), length) };
+        read_memory(pid, address, into)
+    }
+
+    /// Copies the bytes from `at`; false where they are not within.
+    pub(super) fn get(&self, at: usize, into: &mut [u8]) -> bool {
+        let end = at.checked_add(into.len()).filter(|end| *end <= self.length);
+        if end.is_none() {
+            return false;
+        }
+        // SAFETY: within the mapping, which nobody writes any more.
+        let held = unsafe { std::slice::from_raw_parts(self.start.add(at), into.len()) };
+        into.copy_from_slice(held);
+        true
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, once.
+        unsafe { libc::munmap(self.start.cast(), self.length.max(1)) };
+    }
 }
 
 /// Blocks `SIGCHLD`, so that [`wait`] can wait for it with a limit, and ignores what a
@@ -299,6 +401,23 @@ pub(super) fn kill(pid: u32, signal: i32) {
     // SAFETY: takes numbers only. A pid of 0 or below would mean a group: never sent.
     if let Ok(pid @ 1..) = libc::pid_t::try_from(pid) {
         unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Kills a process and frees its memory now, not when its turn on a processor comes.
+pub(super) fn kill_and_free(pid: u32) {
+    let Ok(number @ 1..) = libc::pid_t::try_from(pid) else {
+        return;
+    };
+    // SAFETY: numbers; the descriptor is closed here. Kernels that lack a call refuse it, and
+    // the process ends at its own pace.
+    unsafe {
+        let descriptor = libc::syscall(libc::SYS_pidfd_open, number, 0);
+        libc::kill(number, libc::SIGKILL);
+        if descriptor >= 0 {
+            libc::syscall(libc::SYS_process_mrelease, descriptor, 0);
+            libc::close(descriptor as RawFd);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Memory of a process's control group: version 1, version 2, and both at once.
+//! What the control groups of a process allow it: version 1, version 2, and both at once.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -25,42 +25,153 @@ pub(super) struct Memory {
     pub(super) limit: Option<u64>,
 }
 
-/// Reads the group of a process. The path in `cgroup` and the roots in
-/// `mountinfo` are both written as the reader's cgroup namespace sees them, so
-/// they fit together; where our own mounts do not show the group (a container
-/// beside the target's), the target's mounts are looked at through its root.
+/// Reads the memory group of a process.
 pub(super) fn read(proc_root: &Path, pid: u32) -> Memory {
-    let dir = proc_root.join(pid.to_string());
-    let Ok(groups) = read_text(&dir.join("cgroup"), SMALL) else {
-        return Memory::default();
-    };
-    let Some((version, path)) = memory_group(&groups) else {
-        return Memory::default();
-    };
-    let views = [
-        (proc_root.join("self/mountinfo"), PathBuf::from("/")),
-        (dir.join("mountinfo"), dir.join("root")),
-    ];
-    for (mountinfo, root) in views {
-        let Ok(mounts) = read_text(&mountinfo, LARGE) else {
-            continue;
-        };
-        let Some((mount, below)) = locate(&mounts, version, path) else {
-            continue;
-        };
-        let Ok(mount) = mount.strip_prefix("/") else {
-            continue;
-        };
-        let memory = walk(&root.join(mount), &below, version);
-        if memory != Memory::default() {
-            return memory;
-        }
-    }
-    Memory::default()
+    Groups::of(proc_root, pid, "memory").map_or_else(Memory::default, |g| g.memory())
 }
 
-/// The group that the memory controller uses, from `/proc/PID/cgroup`.
-fn memory_group(text: &str) -> Option<(Version, &str)> {
+/// The group of a process that one controller uses, and those above it as far as they can be
+/// seen.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    version: Version,
+    /// Its own first.
+    levels: Vec<PathBuf>,
+}
+
+impl Groups {
+    /// Finds them. The path in `cgroup` and the roots in `mountinfo` are both written as the
+    /// reader's cgroup namespace sees them, so they fit together; where our own mounts do not
+    /// show the group (a container beside the target's), the target's mounts are looked at
+    /// through its root.
+    pub(crate) fn of(proc_root: &Path, pid: u32, controller: &str) -> Option<Self> {
+        let dir = proc_root.join(pid.to_string());
+        let groups = read_text(&dir.join("cgroup"), SMALL).ok()?;
+        let (version, path) = group_of(&groups, controller)?;
+        let views = [
+            (proc_root.join("self/mountinfo"), PathBuf::from("/")),
+            (dir.join("mountinfo"), dir.join("root")),
+        ];
+        views.into_iter().find_map(|(mountinfo, root)| {
+            let mounts = read_text(&mountinfo, LARGE).ok()?;
+            let (mount, below) = locate(&mounts, version, controller, path)?;
+            let mount = root.join(mount.strip_prefix("/").ok()?);
+            let groups = Self::below(&mount, &below, version);
+            groups.exist().then_some(groups)
+        })
+    }
+
+    fn below(mount: &Path, below: &Path, version: Version) -> Self {
+        let own = mount.join(below);
+        let levels = own.ancestors().take(MAX_DEPTH);
+        let levels = levels.take_while(|level| level.starts_with(mount));
+        Self {
+            version,
+            levels: levels.map(Path::to_path_buf).collect(),
+        }
+    }
+
+    fn exist(&self) -> bool {
+        self.levels.first().is_some_and(|own| own.is_dir())
+    }
+
+    /// Usage of the group, and the tightest limit of all levels.
+    fn memory(&self) -> Memory {
+        let Some(own) = self.levels.first() else {
+            return Memory::default();
+        };
+        let stat = read_regular(&own.join("memory.stat")).unwrap_or_default();
+        let [(usage, limit), ..] = self.memory_files();
+        let usage = number(&own.join(usage));
+        let usage = usage.map(|u| u.saturating_sub(self.inactive(&stat)));
+        let limits = self.levels.iter().filter_map(|l| finite(&l.join(limit)));
+        Memory {
+            usage,
+            limit: self.limit_above(&stat).into_iter().chain(limits).min(),
+        }
+    }
+
+    /// Bytes that may still be charged before the kernel reclaims, throttles (`memory.high`) or
+    /// kills, at the tightest of all levels; `None` where nothing is limited. File cache that
+    /// is not in use counts as free; it is asked for only where less than `enough` is left
+    /// without it, since the kernel sums it up anew each time.
+    pub(crate) fn memory_room(&self, enough: u64) -> Option<u64> {
+        let mut tightest: Option<u64> = None;
+        for (depth, level) in self.levels.iter().enumerate() {
+            let rooms = self
+                .memory_files()
+                .into_iter()
+                .filter_map(|(usage, limit)| {
+                    let limit = finite(&level.join(limit))?;
+                    Some(limit.saturating_sub(number(&level.join(usage))?))
+                });
+            let mut room = rooms.min();
+            if depth == 0 || room.is_some_and(|r| r < enough) {
+                let stat = read_regular(&level.join("memory.stat")).unwrap_or_default();
+                let inactive = self.inactive(&stat);
+                room = room.map(|r| r.saturating_add(inactive));
+                // Limits of levels that cannot be seen hold for this one, too.
+                let usage = number(&level.join(self.memory_files()[0].0));
+                if let (0, Some(limit), Some(usage)) = (depth, self.limit_above(&stat), usage) {
+                    let left = limit.saturating_sub(usage.saturating_sub(inactive));
+                    room = Some(room.map_or(left, |r| r.min(left)));
+                }
+            }
+            tightest = [tightest, room].into_iter().flatten().min();
+        }
+        tightest
+    }
+
+    /// Processes and threads that may still be started, at the tightest of all levels.
+    pub(crate) fn pids_room(&self) -> Option<u64> {
+        let rooms = self.levels.iter().filter_map(|level| {
+            let limit = finite(&level.join("pids.max"))?;
+            Some(limit.saturating_sub(number(&level.join("pids.current"))?))
+        });
+        rooms.min()
+    }
+
+    /// Names of usage and limit, as pairs: that of memory first.
+    fn memory_files(&self) -> [(&'static str, &'static str); 2] {
+        match self.version {
+            Version::V1 => [
+                ("memory.usage_in_bytes", "memory.limit_in_bytes"),
+                ("memory.memsw.usage_in_bytes", "memory.memsw.limit_in_bytes"),
+            ],
+            Version::V2 => [
+                ("memory.current", "memory.max"),
+                ("memory.current", "memory.high"),
+            ],
+        }
+    }
+
+    fn inactive(&self, stat: &str) -> u64 {
+        let name = match self.version {
+            Version::V1 => "total_inactive_file",
+            Version::V2 => "inactive_file",
+        };
+        stat_field(stat, name).unwrap_or(0)
+    }
+
+    /// Version 1 sums up limits above the mount too, which a container cannot see.
+    fn limit_above(&self, stat: &str) -> Option<u64> {
+        match self.version {
+            Version::V1 => stat_field(stat, "hierarchical_memory_limit").filter(|l| *l < NO_LIMIT),
+            Version::V2 => None,
+        }
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    read_regular(path)?.trim().parse().ok()
+}
+
+fn finite(path: &Path) -> Option<u64> {
+    parse_limit(&read_regular(path)?)
+}
+
+/// The group that a controller uses, from `/proc/PID/cgroup`.
+fn group_of<'a>(text: &'a str, controller: &str) -> Option<(Version, &'a str)> {
     let mut unified = None;
     for line in text.lines() {
         let mut parts = line.splitn(3, ':');
@@ -69,7 +180,7 @@ fn memory_group(text: &str) -> Option<(Version, &str)> {
             continue;
         };
         // A controller belongs to one version at a time; listed here, it is in version 1.
-        if controllers.split(',').any(|c| c == "memory") {
+        if controllers.split(',').any(|c| c == controller) {
             return Some((Version::V1, path));
         }
         if id == "0" && controllers.is_empty() {
@@ -80,7 +191,12 @@ fn memory_group(text: &str) -> Option<(Version, &str)> {
 }
 
 /// Where the group is mounted: mount point and path below it.
-fn locate(mountinfo: &str, version: Version, group: &str) -> Option<(PathBuf, PathBuf)> {
+fn locate(
+    mountinfo: &str,
+    version: Version,
+    controller: &str,
+    group: &str,
+) -> Option<(PathBuf, PathBuf)> {
     let mut best: Option<(usize, PathBuf, PathBuf)> = None;
     for line in mountinfo.lines() {
         let Some((mount, fs)) = line.split_once(" - ") else {
@@ -91,7 +207,7 @@ fn locate(mountinfo: &str, version: Version, group: &str) -> Option<(PathBuf, Pa
             continue;
         };
         let fits = match version {
-            Version::V1 => kind == "cgroup" && options.split(',').any(|o| o == "memory"),
+            Version::V1 => kind == "cgroup" && options.split(',').any(|o| o == controller),
             Version::V2 => kind == "cgroup2",
         };
         let mut mount = mount.split(' ').skip(3);
@@ -141,35 +257,6 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
-}
-
-fn walk(mount: &Path, below: &Path, version: Version) -> Memory {
-    let own = mount.join(below);
-    let stat = read_regular(&own.join("memory.stat")).unwrap_or_default();
-    let (usage_file, limit_file, inactive) = match version {
-        Version::V1 => (
-            "memory.usage_in_bytes",
-            "memory.limit_in_bytes",
-            "total_inactive_file",
-        ),
-        Version::V2 => ("memory.current", "memory.max", "inactive_file"),
-    };
-    let usage = read_regular(&own.join(usage_file)).and_then(|t| t.trim().parse::<u64>().ok());
-    let usage = usage.map(|u| u.saturating_sub(stat_field(&stat, inactive).unwrap_or(0)));
-    // Version 1 sums up limits above the mount too, which a container cannot see.
-    let mut limit = match version {
-        Version::V1 => stat_field(&stat, "hierarchical_memory_limit").filter(|l| *l < NO_LIMIT),
-        Version::V2 => None,
-    };
-    for level in own
-        .ancestors()
-        .take(MAX_DEPTH)
-        .take_while(|level| level.starts_with(mount))
-    {
-        let here = read_regular(&level.join(limit_file)).and_then(|t| parse_limit(&t));
-        limit = [limit, here].into_iter().flatten().min();
-    }
-    Memory { usage, limit }
 }
 
 /// None for no limit.
@@ -222,7 +309,7 @@ mod tests {
             ("", None),
             (":::\n0\n0:\n", None),
         ] {
-            assert_eq!(memory_group(text), want, "{text}");
+            assert_eq!(group_of(text, "memory"), want, "{text}");
         }
     }
 
@@ -283,10 +370,14 @@ mod tests {
             ),
         ] {
             let want = want.map(|(a, b)| (PathBuf::from(a), PathBuf::from(b)));
-            assert_eq!(locate(mounts, version, group), want, "{group} in {mounts}");
+            assert_eq!(
+                locate(mounts, version, "memory", group),
+                want,
+                "{group} in {mounts}"
+            );
         }
         assert_eq!(unescape(r"/a\040b\011\x\04"), "/a b\t\\x\\04");
-        assert_eq!(memory_group(V2_K8S).map(|g| g.0), Some(Version::V2));
+        assert_eq!(group_of(V2_K8S, "memory").map(|g| g.0), Some(Version::V2));
     }
 
     #[test]
@@ -327,7 +418,7 @@ mod tests {
             ("pods/pod1/memory.max", "4000\n"),
             ("pods/memory.max", "9000\n"),
         ]);
-        let got = walk(v2.path(), Path::new("pods/pod1/app"), Version::V2);
+        let got = Groups::below(v2.path(), Path::new("pods/pod1/app"), Version::V2).memory();
         assert_eq!(
             got,
             Memory {
@@ -335,7 +426,7 @@ mod tests {
                 limit: Some(4000)
             }
         );
-        let got = walk(v2.path(), Path::new("pods"), Version::V2);
+        let got = Groups::below(v2.path(), Path::new("pods"), Version::V2).memory();
         assert_eq!(
             got,
             Memory {
@@ -344,7 +435,7 @@ mod tests {
             }
         );
         assert_eq!(
-            walk(v2.path(), Path::new("none"), Version::V2),
+            Groups::below(v2.path(), Path::new("none"), Version::V2).memory(),
             Memory::default()
         );
 
@@ -357,7 +448,7 @@ mod tests {
                 "inactive_file 1\nhierarchical_memory_limit 1500\ntotal_inactive_file 400\n",
             ),
         ]);
-        let got = walk(v1.path(), Path::new("docker/1"), Version::V1);
+        let got = Groups::below(v1.path(), Path::new("docker/1"), Version::V1).memory();
         assert_eq!(
             got,
             Memory {
@@ -366,6 +457,63 @@ mod tests {
             },
             "cache above usage: 0, not a wrap"
         );
+    }
+
+    #[test]
+    fn room_at_the_tightest_level() {
+        let room = |files: &[(&str, &str)], below: &str, version| {
+            let dir = tree(files);
+            Groups::below(dir.path(), Path::new(below), version).memory_room(100)
+        };
+        // The group above is fuller than its own.
+        let nested = [
+            ("a/b/memory.current", "100\n"),
+            ("a/b/memory.max", "1000\n"),
+            ("a/memory.current", "1900\n"),
+            ("a/memory.max", "2000\n"),
+        ];
+        assert_eq!(room(&nested, "a/b", Version::V2), Some(100));
+        // Beyond `memory.high` the kernel throttles.
+        let high = [
+            ("a/memory.current", "300\n"),
+            ("a/memory.max", "max\n"),
+            ("a/memory.high", "350\n"),
+            ("a/memory.stat", "inactive_file 20\n"),
+        ];
+        assert_eq!(room(&high, "a", Version::V2), Some(70));
+        let none = [("a/memory.current", "300\n"), ("a/memory.max", "max\n")];
+        assert_eq!(room(&none, "a", Version::V2), None);
+        // Memory and swap together are tighter.
+        let swap = [
+            ("a/memory.usage_in_bytes", "300\n"),
+            ("a/memory.limit_in_bytes", "1000\n"),
+            ("a/memory.memsw.usage_in_bytes", "900\n"),
+            ("a/memory.memsw.limit_in_bytes", "1000\n"),
+        ];
+        assert_eq!(room(&swap, "a", Version::V1), Some(100));
+        // A limit that only the sum over all levels shows.
+        let hidden = [
+            ("memory.usage_in_bytes", "300\n"),
+            ("memory.limit_in_bytes", "9223372036854771712\n"),
+            (
+                "memory.stat",
+                "hierarchical_memory_limit 400\ntotal_inactive_file 50\n",
+            ),
+        ];
+        assert_eq!(room(&hidden, "", Version::V1), Some(150));
+    }
+
+    #[test]
+    fn pids_at_the_tightest_level() {
+        let dir = tree(&[
+            ("a/b/pids.max", "max\n"),
+            ("a/b/pids.current", "3\n"),
+            ("a/pids.max", "20\n"),
+            ("a/pids.current", "17\n"),
+        ]);
+        let room = |below| Groups::below(dir.path(), Path::new(below), Version::V2).pids_room();
+        assert_eq!(room("a/b"), Some(3));
+        assert_eq!(room(""), None);
     }
 
     #[test]
@@ -397,11 +545,11 @@ mod tests {
     fn damaged_files_do_not_panic() {
         let mounts = "650 640 0:29 /docker/\\0400f3c /sys/fs/cgroup/memory ro master:15 - cgroup cgroup rw,memory\n";
         for text in crate::damaged(mounts) {
-            let _ = locate(&text, Version::V1, "/docker/ 0f3c/x");
+            let _ = locate(&text, Version::V1, "memory", "/docker/ 0f3c/x");
             let _ = unescape(&text);
         }
         for text in crate::damaged(HYBRID) {
-            let _ = memory_group(&text);
+            let _ = group_of(&text, "memory");
         }
         for text in crate::damaged("hierarchical_memory_limit 1500\ntotal_inactive_file 400\n") {
             let _ = (stat_field(&text, "total_inactive_file"), parse_limit(&text));

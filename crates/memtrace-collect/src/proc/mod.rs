@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use memtrace_model::{Gauge, Gauges, Time};
 
+pub(crate) use cgroup::Groups;
 pub use exe::Exe;
 pub(crate) use stat::kib_field;
 
@@ -338,12 +339,6 @@ fn open_error(pid: u32, error: &io::Error) -> ProcError {
         file: "stat",
         reason: error.to_string(),
     }
-}
-
-/// Used memory and limit of the control group of a process, bytes, where known.
-pub(crate) fn group_memory(pid: u32) -> (Option<u64>, Option<u64>) {
-    let memory = cgroup::read(Path::new("/proc"), pid);
-    (memory.usage, memory.limit)
 }
 
 pub(crate) fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
