@@ -18,7 +18,9 @@ mod store_bench;
 mod tidy;
 mod tools;
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
@@ -49,8 +51,11 @@ enum Verb {
     /// Everything that must pass: format, lints, tidy, unit and end-to-end tests, fuzzing
     Test {
         /// Leave out the watches of real services, the fuzz targets and the simulation (minutes)
-        #[arg(long)]
+        #[arg(long, conflicts_with = "full")]
         quick: bool,
+        /// All watches of real services instead of one of each kind (half an hour more)
+        #[arg(long)]
+        full: bool,
     },
     /// The rules of the house that no compiler checks
     Tidy,
@@ -123,7 +128,7 @@ enum Bench {
 fn main() -> ExitCode {
     let done = match Args::parse().verb {
         Verb::Demo { healthy } => demo::run(healthy),
-        Verb::Test { quick } => test(quick),
+        Verb::Test { quick, full } => test(quick, full),
         Verb::Tidy => tidy::run(),
         Verb::Accuracy(options) => accuracy::run(&options),
         Verb::Bench { what: Bench::Pprof } => pprof_bench::run(),
@@ -156,46 +161,101 @@ fn main() -> ExitCode {
     }
 }
 
-fn test(quick: bool) -> Outcome {
-    run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    tidy::run()?;
+/// Watches of real services that every run makes, by their test: each way to a verdict once, and
+/// what is healthy.
+const WATCHES: [(&str, &[&str]); 4] = [
+    (
+        "leaks",
+        &[
+            "a_map_keyed_by_raw_lines",
+            "goroutines_blocked_in_machine_io",
+            "memory_of_c_that_is_never_freed",
+            "sawtooth_batches_are_healthy",
+        ],
+    ),
+    ("inside", &["a_slice_that_grows_unsampled"]),
+    ("tags", &["the_tag_that_leaks_is_named"]),
+    ("live_tags", &["the_label_that_leaks_is_named"]),
+];
+
+/// Runs a part of `test`, and says how long it took.
+fn step(name: &str, work: impl FnOnce() -> Outcome) -> Outcome {
+    let began = Instant::now();
+    let done = work();
+    eprintln!("xtask: {name}: {:.0} s", began.elapsed().as_secs_f64());
+    done
+}
+
+/// The watches, which mostly wait: more of them at a time than there are cores.
+fn watches(full: bool, go: &Path, cnc: &Path) -> Outcome {
+    let watch = |test: &str, only: &[&str], at_once: &str| {
+        let mut command = cargo();
+        command
+            .args(["test", "--package", "memtrace-cli", "--test", test, "--"])
+            .args(["--test-threads", at_once])
+            .env("MEMTRACE_GO", go)
+            .env("MEMTRACE_CNC", cnc)
+            .env("MEMTRACE_MINUTES", "1");
+        if !only.is_empty() {
+            command.arg("--exact").args(only);
+        }
+        run(&mut command)
+    };
+    if full {
+        for (test, _) in WATCHES {
+            watch(test, &[], WATCHES_AT_ONCE)?;
+        }
+        return Ok(());
+    }
+    std::thread::scope(|scope| {
+        let all = WATCHES.map(|(test, only)| scope.spawn(move || watch(test, only, "8")));
+        // Each is waited for, whatever becomes of the others.
+        let done = all.map(|one| one.join().unwrap_or_else(|_| Err("it panicked".into())));
+        done.into_iter().collect()
+    })
+}
+
+fn test(quick: bool, full: bool) -> Outcome {
+    step("format, lints, rules", || {
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+        run(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        tidy::run()
+    })?;
 
     let go = go()?;
-    // The SDK runs inside of other people's programs: with the race detector.
-    for (folder, words) in [
-        ("sdk/go", &["test", "-race", "./..."][..]),
-        ("services/cnc", &["test", "./..."][..]),
-    ] {
-        let folder = root().join(folder);
-        run(go_command(&go, &folder).args(["vet", "./..."]))?;
-        run(go_command(&go, &folder).args(words))?;
-    }
+    step("Go tests", || {
+        // The SDK runs inside of other people's programs: with the race detector.
+        for (folder, words) in [
+            ("sdk/go", &["test", "-race", "./..."][..]),
+            ("services/cnc", &["test", "./..."][..]),
+        ] {
+            let folder = root().join(folder);
+            run(go_command(&go, &folder).args(["vet", "./..."]))?;
+            run(go_command(&go, &folder).args(words))?;
+        }
+        Ok(())
+    })?;
 
     let cnc = build_cnc()?;
-    run(cargo()
-        .args(["test", "--workspace"])
-        .env("MEMTRACE_GO", &go)
-        .env("MEMTRACE_CNC", &cnc))?;
+    step("Rust tests", || {
+        run(cargo()
+            .args(["test", "--workspace"])
+            .env("MEMTRACE_GO", &go)
+            .env("MEMTRACE_CNC", &cnc))
+    })?;
     if quick {
         return Ok(());
     }
-    // These mostly wait: more of them at a time than there are cores.
-    run(cargo()
-        .args(["test", "--package", "memtrace-cli"])
-        .args(["--test", "leaks", "--test", "tags", "--test", "inside"])
-        .args(["--test", "live_tags"])
-        .args(["--", "--test-threads", WATCHES_AT_ONCE])
-        .env("MEMTRACE_GO", &go)
-        .env("MEMTRACE_CNC", &cnc)
-        .env("MEMTRACE_MINUTES", "1"))?;
-    run(cargo().args(["xtask", "accuracy", "--quick"]))?;
-    fuzz::run(FUZZ_SECONDS)
+    step("watches of real services", || watches(full, &go, &cnc))?;
+    step("simulation", || {
+        run(cargo().args(["xtask", "accuracy", "--quick"]))
+    })?;
+    step("fuzzing", || fuzz::run(FUZZ_SECONDS))
 }

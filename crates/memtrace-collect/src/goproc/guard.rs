@@ -78,7 +78,7 @@ pub(super) enum How {
 pub(super) struct Report {
     /// Whose memory to read: the copy's, or the target's own where that cannot change.
     pub(super) memory: u32,
-    /// From the first thread that was interrupted to the last let go.
+    /// The longest that a thread stood still, from its interruption until it was let go.
     pub(super) pause: Duration,
     pub(super) threads: Vec<(u32, RawRegisters)>,
     pub(super) taken: Option<TakenMemory>,
@@ -233,7 +233,14 @@ fn own_memory(copy: u32) -> u64 {
 #[derive(Default)]
 struct Target {
     threads: Vec<u32>,
-    stopped: Vec<u32>,
+    /// In the order in which they were interrupted, in which they are let go, too.
+    stopped: Vec<Stopped>,
+}
+
+struct Stopped {
+    tid: u32,
+    since: Instant,
+    registers: RawRegisters,
 }
 
 impl Target {
@@ -260,20 +267,16 @@ impl Target {
             memory: pid,
             ..Report::default()
         };
-        report.threads.reserve(self.stopped.len());
-        for tid in &self.stopped {
-            let registers = sys::registers(*tid).map_err(other)?;
-            report.threads.push((*tid, registers));
-        }
+        let stopped = self.stopped.iter().map(|s| (s.tid, s.registers));
+        report.threads = stopped.collect();
         match (&request.how, &mut taking) {
             (How::Copy(gadgets), _) => {
-                report.memory = self.copy(request, *gadgets, &report.threads, until)?;
+                report.memory = self.copy(request, *gadgets, until)?;
             }
             (_, Some(taking)) => taking.take(until)?,
             (How::Take(_), None) => return Err(Fault::Other(0)),
         }
-        self.release();
-        report.pause = began.elapsed();
+        report.pause = self.release();
         report.taken = taking.map(|t| t.taken);
         Ok(report)
     }
@@ -286,13 +289,22 @@ impl Target {
         until: Instant,
     ) -> Result<(), Fault> {
         loop {
-            let fresh = self.threads[self.stopped.len()..].to_vec();
-            for tid in &fresh {
-                let _ = sys::interrupt(*tid);
-            }
-            for tid in fresh {
+            let fresh = self.threads[self.stopped.len()..].iter();
+            let fresh: Vec<(u32, Instant)> = fresh
+                .map(|tid| {
+                    let since = Instant::now();
+                    let _ = sys::interrupt(*tid);
+                    (*tid, since)
+                })
+                .collect();
+            for (tid, since) in fresh {
                 match self.await_stop(request.pid, tid, until)? {
-                    true => self.stopped.push(tid),
+                    // While others still come to their stop.
+                    true => self.stopped.push(Stopped {
+                        tid,
+                        since,
+                        registers: sys::registers(tid).map_err(other)?,
+                    }),
                     // It ended by itself.
                     false => self.threads.retain(|t| *t != tid),
                 }
@@ -343,31 +355,27 @@ impl Target {
 
     /// Has the target make its copy: the copy's pid. The target's threads are as
     /// before, and still stopped.
-    fn copy(
-        &mut self,
-        request: &Request,
-        gadgets: Gadgets,
-        threads: &[(u32, RawRegisters)],
-        until: Instant,
-    ) -> Result<u32, Fault> {
+    fn copy(&mut self, request: &Request, gadgets: Gadgets, until: Instant) -> Result<u32, Fault> {
         let pid = request.pid;
         if !maps::confirm(pid, &gadgets) {
             return Err(Fault::Clone(0));
         }
-        let fit = |(tid, registers): &(u32, RawRegisters)| {
-            Some((inject::fitness(pid, *tid, registers)?, *tid, *registers))
-        };
-        let best = threads.iter().filter_map(fit).min_by_key(|found| found.0);
-        let (_, tid, registers) = best.ok_or(Fault::Clone(0))?;
+        let mut ranked: Vec<(u32, usize)> = (self.stopped.iter().enumerate())
+            .filter_map(|(i, s)| Some((inject::fitness(&s.registers)?, i)))
+            .collect();
+        ranked.sort_unstable();
+        let mut stopped = ranked.into_iter().map(|(_, i)| &self.stopped[i]);
+        let best = stopped.find(|s| inject::may_run(pid, s.tid, &s.registers));
+        let (tid, registers) = best.map(|s| (s.tid, s.registers)).ok_or(Fault::Clone(0))?;
         sys::set_options(tid, options(request)).map_err(clone_fault)?;
         let mut host = Host::new(pid, tid, registers, gadgets).map_err(clone_fault)?;
         // A thread that gets no processor must not hold the others.
-        let others = self.stopped.iter().filter(|t| **t != tid).copied();
+        let others = self.stopped.iter().map(|s| s.tid).filter(|t| *t != tid);
         host.let_go_at(until, others.collect());
         let mut made = clone_with(request, &mut host);
         if host.is_overdue() {
             // The others went on, perhaps before the copy was made: it is of no one moment.
-            self.stopped.retain(|t| *t == tid);
+            self.stopped.retain(|s| s.tid == tid);
             if let Ok(copy) = made {
                 sys::kill_and_free(copy);
                 sys::reap(copy);
@@ -391,13 +399,16 @@ impl Target {
         Ok(copy)
     }
 
-    /// Lets all threads go.
-    fn release(&mut self) {
-        for tid in self.stopped.drain(..) {
-            let _ = sys::detach(tid);
+    /// Lets all threads go: the longest that one stood still.
+    fn release(&mut self) -> Duration {
+        let mut longest = Duration::ZERO;
+        for stopped in self.stopped.drain(..) {
+            let _ = sys::detach(stopped.tid);
+            longest = longest.max(stopped.since.elapsed());
         }
         // One that never stopped is let go when it stops or this process ends.
         self.threads.clear();
+        longest
     }
 }
 
@@ -633,7 +644,8 @@ fn reap_in_thread(request: &Request, tid: u32, numbers: &[u64]) -> Option<()> {
         return None;
     }
     let registers = sys::registers(tid).ok();
-    let fit = registers.filter(|r| inject::fitness(pid, tid, r).is_some_and(|f| f < 4));
+    let fit = registers
+        .filter(|r| inject::fitness(r).is_some_and(|f| f < 4) && inject::may_run(pid, tid, r));
     let done = fit.and_then(|registers| {
         // It may have become another program meanwhile.
         let gadgets = match &request.how {

@@ -85,15 +85,12 @@ pub(super) struct Host {
 }
 
 /// How well a stopped thread serves, the best first; `None` where it must not be used.
-pub(super) fn fitness(pid: u32, tid: u32, registers: &RawRegisters) -> Option<u32> {
+pub(super) fn fitness(registers: &RawRegisters) -> Option<u32> {
     // 64-bit code only.
     if registers[CS] != 0x33 {
         return None;
     }
     let call = registers[ORIG_RAX];
-    if near_end_of_stack(pid, registers) {
-        return None;
-    }
     if call as i64 >= 0 {
         // Waiting in the kernel; the kernel runs the call again as if nothing had been.
         return Some(match (registers[RAX] as i64, call) {
@@ -103,15 +100,24 @@ pub(super) fn fitness(pid: u32, tid: u32, registers: &RawRegisters) -> Option<u3
             _ => 2,
         });
     }
-    // In its own code: not within a sequence that the kernel would have to restart.
-    if let Some(area) = sys::rseq_area(tid) {
-        let mut sequence = [0; 8];
-        let read = sys::read_memory(pid, area.checked_add(8)?, &mut sequence).ok()?;
-        if read != 8 || sequence != [0; 8] {
-            return None;
-        }
-    }
     Some(4)
+}
+
+/// Whether a stopped thread that serves may be used where it stands. It takes some calls of
+/// the system, so that it is asked of the best.
+pub(super) fn may_run(pid: u32, tid: u32, registers: &RawRegisters) -> bool {
+    if near_end_of_stack(pid, registers) {
+        return false;
+    }
+    if registers[ORIG_RAX] as i64 >= 0 {
+        return true;
+    }
+    // In its own code: not within a sequence that the kernel would have to restart.
+    sys::rseq_area(tid).is_none_or(|area| {
+        let mut sequence = [0; 8];
+        let read = sys::read_memory(pid, area.wrapping_add(8), &mut sequence);
+        read.is_ok_and(|n| n == 8) && sequence == [0; 8]
+    })
 }
 
 /// A goroutine's stack ends among other memory of the program, without a guard page: nothing

@@ -841,10 +841,23 @@ impl Target {
     }
 
     fn regions(&self) -> Result<Vec<Region>, FreezeError> {
-        match read_text(self.pid, "maps", maps::MAX_MAPS) {
+        let mut text = read_text(self.pid, "maps", maps::MAX_MAPS);
+        // A process that becomes another program has none for a moment.
+        let until = Instant::now() + SETTLE;
+        while text.as_ref().is_ok_and(String::is_empty)
+            && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(5));
+            text = read_text(self.pid, "maps", maps::MAX_MAPS);
+        }
+        match text {
             Ok(text) if !text.is_empty() => Ok(maps::parse(&text)),
             Ok(_) => Err(FreezeError::Unsupported {
-                what: format!("process {} has no memory: a thread of the kernel", self.pid),
+                what: format!(
+                    "process {} has no memory: it is a thread of the kernel, or is ending",
+                    self.pid
+                ),
             }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(self.permission(libc::EPERM))
