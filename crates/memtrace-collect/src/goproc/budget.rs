@@ -11,7 +11,7 @@ use crate::proc::{self, Groups};
 
 /// Left alone in a group's memory, whatever the target: room for what is charged between two
 /// looks, and while the copy ends.
-const MEMORY_FLOOR: u64 = 16 << 20;
+const MEMORY_FLOOR: u64 = 32 << 20;
 /// The same for each processor that the target can keep busy: at most that much is written
 /// between two looks, at 2 GB a second.
 const MEMORY_FLOOR_EACH: u64 = 8 << 20;
