@@ -143,7 +143,7 @@ func execAgain(int) {
 		}
 		execs, _ := strconv.Atoi(os.Getenv(execsBefore))
 		os.Setenv(execsBefore, strconv.Itoa(execs+1))
-		err := syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+		err := syscall.Exec(os.Args[0], os.Args, os.Environ())
 		fault("exec: %v", err)
 		talk.Unlock()
 	})

@@ -92,8 +92,7 @@ func parent(word, as string) {
 	if word == "of-subreaper" {
 		must("subreaper", becomeSubreaper())
 	}
-	command := exec.Command("/proc/self/exe", arguments...)
-	command.Args[0] = os.Args[0]
+	command := exec.Command(os.Args[0], arguments...)
 	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if word != "of-subreaper" {
 		command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}

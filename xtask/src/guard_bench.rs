@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::demo::Service;
-use crate::harm::{Histogram, merge, one_turn, quantile};
+use crate::harm_bench::{Histogram, merge, one_turn, quantile};
 use crate::tools::{Outcome, TOKEN, build_cnc, record, root};
 
 /// Requests a second.

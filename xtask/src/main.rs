@@ -10,6 +10,7 @@ mod goheap_agree;
 mod goheap_bench;
 mod guard_bench;
 mod harm;
+mod harm_bench;
 mod layouts;
 mod matrix;
 mod pprof_bench;
@@ -80,6 +81,9 @@ enum Verb {
         #[arg(long)]
         part: Option<matrix::Part>,
     },
+    /// Does `memtrace snapshot` harm those it looks at? Real programs of many kinds, thousands of
+    /// snapshots, and invariants that must hold after each
+    Harm(harm::Options),
     /// Write the table by which the runtimes of stripped Go programs are read
     Layouts,
     /// Run every fuzz target for a while
@@ -143,12 +147,13 @@ fn main() -> ExitCode {
                     seconds,
                     interval,
                 },
-        } => harm::run(pairs, seconds, &interval),
+        } => harm_bench::run(pairs, seconds, &interval),
         Verb::Bench {
             what: Bench::Guard { rounds, seconds },
         } => guard_bench::run(rounds, seconds),
         Verb::Replay { store } => replay::run(&store),
         Verb::Matrix { version, part } => matrix::run_all(version.as_deref(), part),
+        Verb::Harm(options) => harm::run(&options),
         Verb::Layouts => layouts::write(),
         Verb::Fuzz { seconds } => fuzz::run(seconds),
     };
