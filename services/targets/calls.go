@@ -61,7 +61,7 @@ func waitInAllWays() {
 		return result
 	}
 
-	epoll, err := syscall.EpollCreate1(0)
+	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		fault("epoll: %v", err)
 	}
@@ -94,7 +94,7 @@ func waitInAllWays() {
 		return call(sigtimedwait, uintptr(unsafe.Pointer(&signals)), 0, span, 8)
 	})
 
-	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		fault("socketpair: %v", err)
 	}
@@ -129,7 +129,7 @@ func waitInAllWays() {
 		return call(futex, uintptr(unsafe.Pointer(&word)), 128, 0, span)
 	})
 
-	result, errno = call(timerfdCreate, 1, 0)
+	result, errno = call(timerfdCreate, 1, syscall.O_CLOEXEC)
 	clock := must("timerfd", result, errno)
 	once := [2]syscall.Timespec{{}, timeout}
 	var expired uint64

@@ -139,10 +139,13 @@ func checkChannel() {
 	})
 }
 
+// listener must not be collected: that would close it.
+var listener net.Listener
+
 // checkConversation asks a server of this process over TCP; each request must be answered.
 func checkConversation() {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		fault("listen: %v", err)
 		return
 	}
@@ -180,7 +183,7 @@ func checkConversation() {
 // checkPipe has a thread block in the kernel, without the runtime's poller.
 func checkPipe() {
 	var ends [2]int
-	if err := syscall.Pipe(ends[:]); err != nil {
+	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
 		fault("pipe: %v", err)
 		return
 	}

@@ -45,7 +45,7 @@ func busy(int) {
 func manyThreads(n int) {
 	live()
 	var ends [2]int
-	if err := syscall.Pipe(ends[:]); err != nil {
+	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
 		fault("pipe: %v", err)
 		return
 	}

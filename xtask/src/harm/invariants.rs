@@ -97,7 +97,7 @@ impl Baseline {
             ));
         }
         let mappings = process::mappings(pid);
-        if mappings > self.mappings + OTHER_MAPPINGS {
+        if mappings > self.mappings + OTHER_MAPPINGS.max(self.mappings / 10) {
             faults.push(format!("{mappings} mappings, {} before", self.mappings));
         }
         for (tid, thread) in process::threads(pid) {

@@ -132,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 /// Shows a table; that of a full run is kept.
 fn report(options: &Options, part: &str, table: &str) -> Outcome {
     println!("\n{table}");
-    if !options.full || options.kind.is_some() {
+    if !options.full || options.kind.is_some() || options.count.is_some() {
         return Ok(());
     }
     record(
