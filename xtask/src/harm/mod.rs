@@ -12,18 +12,20 @@
 
 mod groups;
 mod invariants;
+mod kills;
 mod process;
 mod shot;
 mod snapshots;
 mod targets;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Outcome, build_memtrace, record, root};
 use groups::Group;
-use shot::Memtrace;
+use shot::{Memtrace, without_numbers};
 use targets::Kind;
 
 /// Snapshots of a full run.
@@ -60,6 +62,8 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// Snapshots of all kinds of target
     Snapshots,
+    /// `kill -9` of memtrace, of its guard, of both, of the copy, at random moments
+    Kills,
 }
 
 impl Options {
@@ -117,16 +121,30 @@ pub(crate) fn run(options: &Options) -> Outcome {
         report(options, "snapshots", &table)?;
         faults.extend(found);
     }
+    if wanted(Part::Kills) {
+        let (table, found) = kills::run(options, &memtrace, folder.path())?;
+        report(options, "kills", &table)?;
+        faults.extend(found);
+    }
     if faults.is_empty() {
         println!("no harm: ok");
         return Ok(());
     }
-    let shown = faults.iter().take(60).map(|f| format!("  {f}\n"));
-    Err(format!(
-        "{} times harm:\n{}",
-        faults.len(),
-        shown.collect::<String>()
-    ))
+    Err(format!("{} times harm:{}", faults.len(), summary(&faults)))
+}
+
+/// Faults that differ in numbers only count as one, told by the first of them.
+fn summary(faults: &[String]) -> String {
+    let mut kinds: BTreeMap<String, (&str, usize)> = BTreeMap::new();
+    for fault in faults {
+        let kind = kinds.entry(without_numbers(fault)).or_insert((fault, 0));
+        kind.1 += 1;
+    }
+    let lines = kinds.values().map(|(first, times)| match times {
+        1 => format!("\n  {first}"),
+        times => format!("\n  {times} times: {first}"),
+    });
+    lines.collect()
 }
 
 /// Shows a table; that of a full run is kept.

@@ -53,6 +53,12 @@ pub(crate) fn tracer_of(pid: u32) -> Option<u32> {
     field(&text, "TracerPid")?.parse().ok()
 }
 
+/// The process that a thread is of.
+pub(crate) fn leader_of(tid: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    field(&text, "Tgid")?.parse().ok()
+}
+
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = status.lines();
     lines.find_map(|l| Some(l.strip_prefix(name)?.strip_prefix(':')?.trim()))

@@ -91,7 +91,30 @@ impl Memtrace {
         } else {
             judge_refused(ended)
         };
-        let removed = std::fs::remove_file(&ended.file);
+        let was_there = ended.file.exists();
+        self.clear(ended)?;
+        if ended.status.success() != was_there {
+            let what = if was_there { "there" } else { "missing" };
+            return Err(format!("{}, but the file is {what}", ended.status));
+        }
+        judged
+    }
+
+    /// Whether a snapshot whose program was killed left nothing wrong; and whether it left its file.
+    pub(crate) fn judge_killed(&self, ended: &Ended, target: &Target) -> Outcome<bool> {
+        let was_there = ended.file.exists();
+        let judged = if was_there {
+            self.judge_file(&ended.file, target)
+        } else {
+            Ok(())
+        };
+        self.clear(ended)?;
+        judged.map(|()| was_there)
+    }
+
+    /// Removes the file; there must be no other.
+    fn clear(&self, ended: &Ended) -> Outcome {
+        let _ = std::fs::remove_file(&ended.file);
         let left: Vec<String> = std::fs::read_dir(&self.folder)
             .into_iter()
             .flatten()
@@ -100,17 +123,11 @@ impl Memtrace {
         for name in &left {
             let _ = std::fs::remove_file(self.folder.join(name));
         }
-        if ended.status.success() != removed.is_ok() && ended.status.code().is_some() {
-            return Err(format!(
-                "{}, but the file is {}",
-                ended.status,
-                if removed.is_ok() { "there" } else { "missing" }
-            ));
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("files are left: {}", left.join(", ")))
         }
-        if !left.is_empty() {
-            return Err(format!("files are left: {}", left.join(", ")));
-        }
-        judged
     }
 
     fn judge_good(&self, ended: &Ended, target: &Target) -> Outcome<Taken> {
@@ -206,13 +223,6 @@ impl Shot {
     }
 }
 
-impl Ended {
-    /// Where a snapshot is, if there is one.
-    pub(crate) fn file(&self) -> &Path {
-        &self.file
-    }
-}
-
 fn judge_refused(ended: &Ended) -> Outcome<Taken> {
     let reason = ended.err.trim();
     if ended.status.code() == Some(101) || ended.status.code().is_none() {
@@ -229,7 +239,7 @@ fn judge_refused(ended: &Ended) -> Outcome<Taken> {
 }
 
 /// A line in which each number is one sign, so that equal reasons are equal.
-fn without_numbers(line: &str) -> String {
+pub(crate) fn without_numbers(line: &str) -> String {
     let mut text = String::new();
     for sign in line.chars() {
         match sign {
