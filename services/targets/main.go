@@ -37,6 +37,8 @@ type state struct {
 	FaultTexts []string `json:"fault_texts"`
 	// Execs is how often the program has replaced itself.
 	Execs int `json:"execs"`
+	// Asked is of the mode load only.
+	Asked *asked `json:"asked,omitempty"`
 }
 
 var (
@@ -132,7 +134,7 @@ func answer(execs int) {
 		Pid: hostPid(), Go: version, Mode: *mode, Items: *items, Beats: beats.Load(),
 		GapMs:  float64(longestGap.Swap(0)) / 1e6,
 		LateMs: float64(worstLateness()) / 1e6, Interrupted: interrupted.Load(),
-		Faults: faultCount.Load(), FaultTexts: texts, Execs: execs,
+		Faults: faultCount.Load(), FaultTexts: texts, Execs: execs, Asked: takeAsked(),
 	})
 	os.Stdout.Write(append(line, '\n'))
 }

@@ -192,29 +192,23 @@ impl Strangers {
         }
     }
 
-    /// Those that are there now and still after `patience`.
-    pub(crate) fn left(
-        &self,
-        targets: &[&Target],
-        mark: &str,
-        patience: Duration,
-    ) -> Vec<Stranger> {
+    /// Those that are there now and still after `patience`, beside the targets and what
+    /// waits for them.
+    pub(crate) fn left(&self, family: &[u32], mark: &str, patience: Duration) -> Vec<Stranger> {
         let until = Instant::now() + patience;
-        let mut left = self.now(targets, mark);
+        let mut left = self.now(family, mark);
         while !left.is_empty() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
-            let now = self.now(targets, mark);
+            let now = self.now(family, mark);
             left.retain(|s| now.contains(s));
         }
         left
     }
 
-    fn now(&self, targets: &[&Target], mark: &str) -> Vec<Stranger> {
+    fn now(&self, family: &[u32], mark: &str) -> Vec<Stranger> {
         let mark = format!("{MARK}={mark}");
-        let family: BTreeSet<u32> = targets.iter().flat_map(|t| t.family()).collect();
-        let names: BTreeSet<String> = targets
-            .iter()
-            .filter_map(|t| process::name_of(t.pid))
+        let names: BTreeSet<String> = (family.iter())
+            .filter_map(|p| process::name_of(*p))
             .chain(["memtrace".to_owned(), "memtrace-guard".to_owned()])
             .collect();
         let look = |pid: u32| {

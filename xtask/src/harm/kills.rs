@@ -150,7 +150,7 @@ fn of_kind(
                     Err(fault) => found.push(fault),
                 }
             } else {
-                match memtrace.judge(&ended, &target) {
+                match memtrace.judge(&ended, Some(&target)) {
                     Ok(Taken::Good { .. }) => account.right += 1,
                     Ok(Taken::Refused(reason)) => {
                         *account.reasons.entry(reason).or_default() += 1;
@@ -159,14 +159,14 @@ fn of_kind(
                 }
             }
             found.extend(baseline.faults(&target, PATIENCE));
-            let left = strangers.left(&[&target], &memtrace.mark, Duration::from_secs(2));
+            let left = strangers.left(&target.family(), &memtrace.mark, Duration::from_secs(2));
             let (zombies, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|s| s.zombie);
             found.extend(others.iter().map(ToString::to_string));
             if *victim == Victim::Both && !zombies.is_empty() {
                 account.zombies += zombies.len();
                 // The next one sees to what nobody could see to.
                 memtrace.take(&target)?;
-                let left = strangers.left(&[&target], &memtrace.mark, PATIENCE);
+                let left = strangers.left(&target.family(), &memtrace.mark, PATIENCE);
                 found.extend(
                     left.iter()
                         .map(|s| format!("also after the next snapshot, {s}")),

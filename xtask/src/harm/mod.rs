@@ -14,6 +14,7 @@ mod groups;
 mod invariants;
 mod kills;
 mod process;
+mod servers;
 mod shot;
 mod snapshots;
 mod targets;
@@ -64,6 +65,8 @@ pub(crate) enum Part {
     Snapshots,
     /// `kill -9` of memtrace, of its guard, of both, of the copy, at random moments
     Kills,
+    /// Public servers under load; only where asked for, or in a full run
+    Servers,
 }
 
 impl Options {
@@ -124,6 +127,12 @@ pub(crate) fn run(options: &Options) -> Outcome {
     if wanted(Part::Kills) {
         let (table, found) = kills::run(options, &memtrace, folder.path())?;
         report(options, "kills", &table)?;
+        faults.extend(found);
+    }
+    // To build them takes minutes.
+    if options.part == Some(Part::Servers) || (options.full && options.part.is_none()) {
+        let (table, found) = servers::run(options, &memtrace, folder.path())?;
+        report(options, "servers", &table)?;
         faults.extend(found);
     }
     if faults.is_empty() {

@@ -81,11 +81,17 @@ impl Memtrace {
     /// Takes a snapshot and judges it.
     pub(crate) fn take(&self, target: &Target) -> Outcome<Taken> {
         let ended = self.shoot(target.pid)?.end()?;
-        self.judge(&ended, target)
+        self.judge(&ended, Some(target))
+    }
+
+    /// The same of a process that does not tell what it holds.
+    pub(crate) fn take_any(&self, pid: u32) -> Outcome<Taken> {
+        let ended = self.shoot(pid)?.end()?;
+        self.judge(&ended, None)
     }
 
     /// Whether a snapshot is right, or was refused as it should be. An error is a fault of memtrace.
-    pub(crate) fn judge(&self, ended: &Ended, target: &Target) -> Outcome<Taken> {
+    pub(crate) fn judge(&self, ended: &Ended, target: Option<&Target>) -> Outcome<Taken> {
         let judged = if ended.status.success() {
             self.judge_good(ended, target)
         } else {
@@ -104,7 +110,7 @@ impl Memtrace {
     pub(crate) fn judge_killed(&self, ended: &Ended, target: &Target) -> Outcome<bool> {
         let was_there = ended.file.exists();
         let judged = if was_there {
-            self.judge_file(&ended.file, target)
+            self.judge_file(&ended.file, Some(target))
         } else {
             Ok(())
         };
@@ -130,7 +136,7 @@ impl Memtrace {
         }
     }
 
-    fn judge_good(&self, ended: &Ended, target: &Target) -> Outcome<Taken> {
+    fn judge_good(&self, ended: &Ended, target: Option<&Target>) -> Outcome<Taken> {
         let told: Value = serde_json::from_str(&ended.out)
             .map_err(|e| format!("exit 0, but it printed {:?} ({e})", ended.out))?;
         self.judge_file(&ended.file, target)?;
@@ -141,8 +147,8 @@ impl Memtrace {
         })
     }
 
-    /// Whether what is in the file is true of the target.
-    pub(crate) fn judge_file(&self, file: &Path, target: &Target) -> Outcome {
+    /// Whether what is in the file is true, of the target too where that says what it holds.
+    fn judge_file(&self, file: &Path, target: Option<&Target>) -> Outcome {
         let report = Command::new(&self.program)
             .arg("report")
             .arg(file)
@@ -153,41 +159,50 @@ impl Memtrace {
             let said = String::from_utf8_lossy(&report.stderr);
             format!("WRONG snapshot: it cannot be read: {}", said.trim())
         })?;
-        let number = |value: &Value| value.as_u64().unwrap_or(0);
         let totals = &heap["totals"];
-        let objects = number(&totals["objects"]);
-        let items = (heap["types"].as_array().into_iter().flatten())
-            .find(|t| t["name"] == "main.Item")
-            .map_or(0, |t| number(&t["objects"]));
-        let expected = target.items;
-        let right = match target.kind.truth {
-            Truth::Exact => (expected..=expected + IN_HAND).contains(&items),
-            Truth::AtMost => items <= expected + IN_HAND,
-            Truth::Unnamed => objects >= expected,
-        };
-        if !right {
-            return Err(format!(
-                "WRONG snapshot: {items} items, {objects} objects; the target holds {expected} items"
-            ));
-        }
         let found = number(&totals["bytes"]) + number(&totals["dead_bytes"]);
         let counted = number(&totals["heap_alloc"]);
         // The runtime counts what its threads allocate now and then only.
-        let apart = found.abs_diff(counted);
-        if apart > counted / 20 + (512 << 10) {
+        if number(&totals["objects"]) == 0 || found.abs_diff(counted) > counted / 20 + (512 << 10) {
             return Err(format!(
                 "WRONG snapshot: {found} bytes found, the runtime counts {counted}"
             ));
         }
-        let program = target.program.file_name().and_then(|n| n.to_str());
-        let named = heap["program"].as_str().unwrap_or_default();
-        let built = std::fs::read_link(&target.program).unwrap_or_default();
-        let built = built.file_name().and_then(|n| n.to_str());
-        if Some(named) != program && Some(named) != built {
-            return Err(format!("WRONG snapshot: the program is named {named}"));
-        }
-        Ok(())
+        target.map_or(Ok(()), |target| judge_items(&heap, target))
     }
+}
+
+/// Whether a snapshot has as many items as its target, and the target's name.
+fn judge_items(heap: &Value, target: &Target) -> Outcome {
+    let objects = number(&heap["totals"]["objects"]);
+    let items = (heap["types"].as_array().into_iter().flatten())
+        .find(|t| t["name"] == "main.Item")
+        .map_or(0, |t| number(&t["objects"]));
+    let expected = target.items;
+    let right = match target.kind.truth {
+        Truth::Exact => (expected..=expected + IN_HAND).contains(&items),
+        Truth::AtMost => items <= expected + IN_HAND,
+        Truth::Unnamed => objects >= expected,
+    };
+    if !right {
+        return Err(format!(
+            "WRONG snapshot: {items} items, {objects} objects; the target holds {expected} items"
+        ));
+    }
+    let built = std::fs::read_link(&target.program).unwrap_or_default();
+    let named = heap["program"].as_str();
+    let is_named = |path: &Path| path.file_name().and_then(|n| n.to_str()) == named;
+    if is_named(&target.program) || is_named(&built) {
+        return Ok(());
+    }
+    Err(format!(
+        "WRONG snapshot: the program is named {}",
+        named.unwrap_or_default()
+    ))
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
 }
 
 impl Shot {

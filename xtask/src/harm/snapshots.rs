@@ -163,8 +163,8 @@ fn group(
         account.faults.extend(more);
         account.listen(None);
     }
-    let targets: Vec<&Target> = accounts.iter().map(|a| &a.target).collect();
-    let left = strangers.left(&targets, &memtrace.mark, Duration::from_secs(4));
+    let family: Vec<u32> = accounts.iter().flat_map(|a| a.target.family()).collect();
+    let left = strangers.left(&family, &memtrace.mark, Duration::from_secs(4));
     failed.extend(left.iter().take(5).map(ToString::to_string));
     if left.len() > 5 {
         failed.push(format!(
