@@ -8,8 +8,9 @@
 //! | [`Event`] | something that happened: attach, restart, loss |
 //! | [`Finding`] | a verdict with its evidence |
 //!
-//! What this crate hides: interning, and the identity of a stack across
-//! profiles, processes and files ([`StackKey`]). It does no I/O, reads no clock,
+//! What this crate hides: interning, the identity of a stack across
+//! profiles, processes and files ([`StackKey`]), and how text from outside is shown
+//! ([`visible`]). It does no I/O, reads no clock,
 //! and knows no wire format. In-use values are gauges: two profiles of one
 //! process are never added.
 
@@ -23,6 +24,7 @@ mod profile;
 mod series;
 pub mod snapshot;
 mod time;
+mod visible;
 
 pub use columns::{Addresses, Bits, Pack, Packed};
 pub use event::{Event, EventKind};
@@ -42,3 +44,4 @@ pub use profile::{
 };
 pub use series::{Gauge, Gauges, Series};
 pub use time::Time;
+pub use visible::{folded_frame, is_visible, to_json, visible, visible_start};
