@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use memtrace_model::{LabelSetId, LocationId, Profile, StackId, ValueType};
+use memtrace_model::{LabelSetId, LocationId, Profile, StackId, ValueType, folded_frame};
 
 use crate::{Error, Warning};
 
 /// One sample type of a profile as folded stacks, sorted by stack.
 ///
 /// Stacks whose values add up to 0 are left out. A frame without a name is shown
-/// by its binary or its address. A `;` within a name becomes `:`.
+/// by its binary or its address. A `;` within a name becomes `:`; see [`folded_frame`].
 #[must_use]
 pub fn write(profile: &Profile, sample_type: usize) -> String {
     let mut totals = vec![0i64; profile.stacks.len()];
@@ -61,13 +61,7 @@ pub(crate) fn frame_name(frame: &memtrace_model::FrameRef<'_>) -> String {
         }
         (function, _) => function.to_owned(),
     };
-    name.chars()
-        .map(|c| match c {
-            ';' => ':',
-            c if c.is_control() || c.is_whitespace() => ' ',
-            c => c,
-        })
-        .collect()
+    folded_frame(&name)
 }
 
 /// Folded stacks that were read.

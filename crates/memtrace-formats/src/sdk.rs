@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace_model::Time;
+use memtrace_model::{Time, is_visible};
 use serde::Deserialize;
 
 /// Which tag a number on the stacks stands for (`memtrace.tags/1`).
@@ -26,13 +26,9 @@ const LONGEST_NAME: usize = 128;
 /// Names of tracers that are taken over.
 const MOST_TRACERS: usize = 16;
 
-/// Text for a terminal: without control characters and marks of direction, and short.
+/// A short name of what shows as itself.
 fn printable(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
-        c if c.is_control() => '?',
-        c => c,
-    };
+    let shown = |c: char| if is_visible(c) { c } else { '?' };
     text.chars().take(LONGEST_NAME).map(shown).collect()
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use memtrace_model::{FrameRef, Profile, StackId};
+use memtrace_model::{FrameRef, Profile, StackId, to_json};
 use serde::Serialize;
 
 use crate::folded::frame_name;
@@ -106,7 +106,7 @@ pub fn write(profile: &Profile, sample_type: usize) -> Vec<u8> {
         shared: Shared { frames },
     };
     // Strings and numbers only: there is nothing that JSON cannot hold.
-    serde_json::to_vec(&file).unwrap_or_default()
+    to_json(&file).unwrap_or_default().into_bytes()
 }
 
 /// The units that the schema knows.

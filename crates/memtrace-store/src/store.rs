@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use memtrace_model::{Event, EventKind, Finding, Gauges, Profile, Time};
+use memtrace_model::{Event, EventKind, Finding, Gauges, Profile, Time, to_json};
 use rusqlite::OptionalExtension;
 
 use crate::codec::{Encoder, Frame, Layout, Packer};
@@ -142,7 +142,7 @@ impl Store {
 
     /// Keeps an event. `Attach` and `Restart` begin a new session of the target.
     pub fn event(&mut self, target: TargetId, event: &Event) -> Result<(), StoreError> {
-        let text = serde_json::to_string(event)?;
+        let text = to_json(event)?;
         let session = match &event.kind {
             EventKind::Attach { started } => Some((*started, "attach")),
             EventKind::Restart { reason } => Some((None, reason.as_str())),
@@ -166,7 +166,7 @@ impl Store {
 
     /// Keeps a finding.
     pub fn finding(&mut self, target: TargetId, finding: &Finding) -> Result<(), StoreError> {
-        let text = serde_json::to_string(finding)?;
+        let text = to_json(finding)?;
         self.transaction(|s| {
             s.reader.db.execute(
                 "INSERT INTO findings (target, at, data) VALUES (?1, ?2, ?3)",

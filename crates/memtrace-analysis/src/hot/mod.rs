@@ -12,7 +12,7 @@ mod patterns;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-use memtrace_model::{Frame, HOT_SCHEMA, HotSite, Profile};
+use memtrace_model::{Frame, HOT_SCHEMA, HotSite, Profile, folded_frame};
 use statkit::count::poisson_interval;
 
 pub use increments::Incomparable;
@@ -205,13 +205,8 @@ impl Stack {
     }
 
     fn folded(&self, seconds: f64) -> String {
-        let clean = |c: char| if c == ';' { ':' } else { c };
-        let names: Vec<String> = self
-            .frames
-            .iter()
-            .rev()
-            .map(|f| f.function.chars().map(clean).collect())
-            .collect();
+        let frames = self.frames.iter().rev();
+        let names: Vec<String> = frames.map(|f| folded_frame(&f.function)).collect();
         let rate = self.bytes() as f64 / seconds;
         format!("{} {rate:.0}\n", names.join(";"))
     }

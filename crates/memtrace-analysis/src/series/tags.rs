@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use memtrace_model::{Label, LabelSetId, LabelValue, Profile, StackKey, StringId, Time};
+use memtrace_model::{
+    Label, LabelSetId, LabelValue, Profile, StackKey, StringId, Time, is_visible,
+};
 
 /// Moments that are kept; beyond, every second one goes.
 const MOST_MOMENTS: usize = 32;
@@ -18,7 +20,7 @@ const LONGEST: usize = 128;
 
 /// The beginning of a key or value, without what a terminal could take for its own.
 pub(super) fn cut(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { '?' } else { c };
+    let shown = |c: char| if is_visible(c) { c } else { '?' };
     text.chars().take(LONGEST).map(shown).collect()
 }
 

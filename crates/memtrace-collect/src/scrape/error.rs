@@ -3,6 +3,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use memtrace_model::is_visible;
+
 /// Why a profile did not come. Sorted by who must act; one line each; never
 /// holds a token.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -320,8 +322,7 @@ pub(crate) fn sanitise(text: &str, max: usize) -> String {
                 return out;
             }
             // Bidirectional controls and other invisible marks could forge a line.
-            let invisible = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-            out.push(if invisible { '\u{fffd}' } else { c });
+            out.push(if is_visible(c) { c } else { '\u{fffd}' });
             count += 1;
         }
     }
