@@ -1,12 +1,15 @@
 //! The command line. Stage one: what was typed; each verb resolves its own part.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
 use memtrace_collect::goproc::Options;
+use memtrace_model::visible;
 use memtrace_watch::Mark;
 
+use crate::failure::Failure;
 use crate::units::{parse_address, parse_duration, parse_size};
 
 /// Watches a service, notices that its memory leaks, and names the cause.
@@ -24,6 +27,26 @@ use crate::units::{parse_address, parse_duration, parse_size};
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Args {
+    /// What was typed. Where help is asked for, or clap can say what is wrong, the program
+    /// ends here.
+    pub(crate) fn typed() -> Result<Self, Failure> {
+        let typed: Vec<OsString> = std::env::args_os().collect();
+        Self::try_parse_from(&typed).map_err(|error| {
+            // clap repeats what was typed: it gets the words once more, as they may be shown.
+            let shown = (typed.iter()).map(|w| visible(&w.to_string_lossy()).into_owned());
+            match Self::try_parse_from(shown) {
+                Err(error) => error.exit(),
+                Ok(_) => {
+                    let text = error.to_string();
+                    let line = text.lines().next().unwrap_or_default();
+                    Failure::Usage(line.trim_start_matches("error: ").to_owned())
+                }
+            }
+        })
+    }
 }
 
 #[derive(Subcommand)]

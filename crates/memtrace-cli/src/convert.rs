@@ -7,6 +7,7 @@ use memtrace_model::Profile;
 
 use crate::args::ConvertArgs;
 use crate::failure::Failure;
+use crate::out::note;
 use crate::{diff, source};
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
             std::fs::read(&args.input).map_err(|e| Failure::failed(args.input.display(), e))?;
         let parsed = folded::parse(&text).map_err(|e| Failure::failed(args.input.display(), e))?;
         for warning in &parsed.warnings {
-            eprintln!("memtrace: {}: {warning}", args.input.display());
+            note(format_args!("{}: {warning}", args.input.display()));
         }
         parsed.profile
     } else {

@@ -7,7 +7,7 @@ use std::path::Path;
 use inferno::flamegraph;
 use memtrace_analysis::top::{Top, diff};
 use memtrace_formats::folded;
-use memtrace_model::Profile;
+use memtrace_model::{Profile, visible};
 
 use crate::args::DiffArgs;
 use crate::convert::write;
@@ -93,8 +93,8 @@ fn split(line: &str) -> Option<(&str, i64)> {
 /// A flame graph (SVG) of folded stacks.
 pub(crate) fn draw(lines: &str, title: &str, unit: &str) -> Result<Vec<u8>, Failure> {
     let mut options = flamegraph::Options::default();
-    options.title = title.to_owned();
-    options.count_name = unit.to_owned();
+    options.title = visible(title).into_owned();
+    options.count_name = visible(unit).into_owned();
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.lines(), &mut svg)
         .map_err(|error| Failure::failed("drawing the flame graph", error))?;
@@ -149,8 +149,10 @@ fn signed(n: i64) -> String {
     format!("{}{}", if n > 0 { "+" } else { "" }, bytes(n as f64))
 }
 
+/// Text from outside as a part of a page.
 pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
+    visible(text)
+        .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")

@@ -1,7 +1,5 @@
 //! `memtrace diff` of two snapshots: what came, what went, what stayed.
 
-use std::io::{self, Write};
-
 use memtrace_analysis::graph::{DiffRow, Growth, Heap, HeapDiff, diff};
 use memtrace_model::HeapGraph;
 use serde_json::{Value, json};
@@ -9,6 +7,7 @@ use serde_json::{Value, json};
 use crate::args::DiffArgs;
 use crate::failure::Failure;
 use crate::heap;
+use crate::out::Out;
 use crate::units::{bytes, count};
 
 /// A place that keeps less than one part in this many of the heap is not looked at.
@@ -44,13 +43,13 @@ pub(crate) fn run(args: &DiffArgs) -> Result<(), Failure> {
         min: args.min.unwrap_or(0),
         raw: view.raw,
     };
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     if view.json {
-        writeln!(out, "{}", shown.json())?;
+        out.json(&shown.json())?;
     } else {
-        heap::print(&mut out, &shown.lines())?;
+        out.lines(&shown.lines())?;
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }
 
 struct Shown<'a> {

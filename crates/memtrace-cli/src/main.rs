@@ -10,6 +10,7 @@ mod failure;
 mod heap;
 mod heap_diff;
 mod hot;
+mod out;
 mod progress;
 mod report;
 mod shell;
@@ -23,13 +24,12 @@ mod why;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, Verb};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let done = match Args::parse().verb {
+    out::tell_of_panics();
+    let done = Args::typed().and_then(|args| match args.verb {
         Verb::Watch(args) => watch::run(args),
         Verb::Top(args) => top::run(&args),
         Verb::Diff(args) => diff::run(&args),
@@ -41,14 +41,14 @@ fn main() -> ExitCode {
         Verb::Convert(args) => convert::run(&args),
         Verb::Completions { shell } => shell::completions(shell),
         Verb::Man { dir } => shell::man(dir.as_deref()),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough (`| head`).
         Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(line) = failure.line() {
-                eprintln!("memtrace: {line}");
+                out::note(line);
             }
             ExitCode::from(failure.code())
         }

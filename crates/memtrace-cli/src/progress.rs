@@ -1,11 +1,12 @@
 //! What takes long is told while it takes, on a terminal.
 
-use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::out;
 
 /// What is over sooner is not worth a word.
 const AT_ONCE: Duration = Duration::from_millis(700);
@@ -24,7 +25,7 @@ impl Step {
     pub(crate) fn begin(what: impl Into<String>) -> Self {
         let done = Arc::new(AtomicU32::new(UNKNOWN));
         let (what, of_line) = (what.into(), done.clone());
-        let line = std::io::stderr().is_terminal().then(|| {
+        let line = out::notes_are_read().then(|| {
             let (stop, stopped) = channel();
             let work = move || {
                 let begun = Instant::now();
@@ -35,11 +36,10 @@ impl Step {
                         UNKNOWN => format!("{:.0} s", begun.elapsed().as_secs_f64()),
                         percent => format!("{percent} %"),
                     };
-                    eprint!("\r\x1b[Kmemtrace: {what}: {so_far}");
-                    let _ = std::io::stderr().flush();
+                    out::step(Some((&what, &so_far)));
                 }
                 if wait == BEAT {
-                    eprint!("\r\x1b[K");
+                    out::step(None);
                 }
             };
             (stop, std::thread::spawn(work))

@@ -1,17 +1,19 @@
 //! Completion scripts and manual pages, made from the arguments' own definition.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use clap::CommandFactory;
 
 use crate::args::Args;
 use crate::failure::Failure;
+use crate::out::Out;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "memtrace", &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    let mut out = Out::open();
+    out.own(&script)?;
+    Ok(out.done()?)
 }
 
 pub(crate) fn man(dir: Option<&Path>) -> Result<(), Failure> {
@@ -21,7 +23,9 @@ pub(crate) fn man(dir: Option<&Path>) -> Result<(), Failure> {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Args::command()).render(&mut page)?;
-            Ok(io::stdout().write_all(&page)?)
+            let mut out = Out::open();
+            out.own(&page)?;
+            Ok(out.done()?)
         }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::args::{PauseArgs, SnapshotArgs};
 use crate::failure::Failure;
 use crate::heap::{self, Sums, origin_json};
+use crate::out::{Out, note};
 use crate::progress::Step;
 use crate::source::target_failure;
 use crate::units::bytes;
@@ -66,6 +67,7 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
                 .map_err(|e| Failure::failed(path.display(), e))
         })?;
         if args.output.is_none() {
+            let mut out = Out::open();
             let (pid, pause, file) = (frozen.pid(), frozen.pause(), path.display().to_string());
             let spent = frozen.thaw().map_err(|error| freeze_failure(&error))?;
             let cost = Cost { pause, spent };
@@ -73,11 +75,11 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
                 let mut document =
                     json!({"schema": "memtrace.snapshot/1", "pid": pid, "core": file});
                 heap::merge(&mut document, cost.json());
-                println!("{document}");
+                out.json(&document)?;
             } else {
-                println!("{file}: {}", cost.words());
+                out.line(format_args!("{file}: {}", cost.words()))?;
             }
-            return Ok(());
+            return Ok(out.done()?);
         }
     }
     let taken = read(&args.target, frozen, moment)?;
@@ -92,7 +94,7 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
     })?;
     let sums = Sums::of_all(graph);
     let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-    let mut out = io::stdout().lock();
+    let mut out = Out::open();
     if args.json {
         let mut document = json!({
             "schema": "memtrace.snapshot/1", "file": path.display().to_string(), "file_bytes": size,
@@ -103,7 +105,7 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
             heap::merge(&mut document, cost.json());
         }
         heap::merge(&mut document, origin_json(graph));
-        writeln!(out, "{document}")?;
+        out.json(&document)?;
     } else {
         let mut lines = vec![heap::origin(graph)];
         lines.extend(heap::sums_in_words(graph, &sums));
@@ -116,9 +118,9 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
                 .cost
                 .map_or_else(String::new, |cost| format!("; {}", cost.words()))
         ));
-        heap::print(&mut out, &lines)?;
+        out.lines(&lines)?;
     }
-    Ok(())
+    Ok(out.done()?)
 }
 
 /// Takes the heap of a target; says on stderr how long it stood still.
@@ -126,11 +128,11 @@ pub(crate) fn take(from: &str, pause: &PauseArgs) -> Result<Taken, Failure> {
     let (frozen, moment) = freeze(from, None, pause)?;
     let taken = read(from, frozen, moment)?;
     if let Some(cost) = taken.cost {
-        eprintln!(
-            "memtrace: read in {}; {}",
+        note(format_args!(
+            "read in {}; {}",
             span(taken.reading),
             cost.words()
-        );
+        ));
     }
     Ok(taken)
 }
@@ -214,7 +216,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
     let (mut graph, warnings) = read.map_err(|error| Failure::failed(from, error))?;
     drop(step);
     for warning in &warnings {
-        eprintln!("memtrace: {from}: {warning}");
+        note(format_args!("{from}: {warning}"));
     }
     if graph.program == 0 {
         graph.program = graph.strings.intern(&program);

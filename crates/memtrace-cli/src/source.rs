@@ -12,6 +12,7 @@ use memtrace_watch::{Sdk, WatchError};
 
 use crate::args::AccessArgs;
 use crate::failure::Failure;
+use crate::out::note;
 
 /// The environment variable that holds the token when no file is given.
 pub(crate) const TOKEN_VARIABLE: &str = "MEMTRACE_TOKEN";
@@ -125,7 +126,7 @@ pub(crate) fn parsed_file(path: &Path) -> Result<pprof::Parsed, Failure> {
 pub(crate) fn parsed(name: &str, bytes: &[u8]) -> Result<pprof::Parsed, Failure> {
     let parsed = pprof::parse(bytes).map_err(|error| Failure::failed(name, error))?;
     for warning in &parsed.warnings {
-        eprintln!("memtrace: {name}: {warning}");
+        note(format_args!("{name}: {warning}"));
     }
     Ok(parsed)
 }

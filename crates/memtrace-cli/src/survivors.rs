@@ -1,7 +1,5 @@
 //! `memtrace survivors`: what lived through cycles of work.
 
-use std::io::{self, Write};
-
 use memtrace_analysis::graph::{
     SurvivorGroup, SurvivorOptions, SurvivorReport, SurvivorTracker, shortest_paths,
 };
@@ -11,6 +9,7 @@ use serde_json::{Value, json};
 use crate::args::SurvivorsArgs;
 use crate::failure::Failure;
 use crate::heap::{self, Loaded};
+use crate::out::Out;
 use crate::units::{bytes, count};
 
 pub(crate) fn run(args: &SurvivorsArgs) -> Result<(), Failure> {
@@ -41,13 +40,13 @@ pub(crate) fn run(args: &SurvivorsArgs) -> Result<(), Failure> {
         args.rows
     };
     let shown = Shown::of(&last.graph, &report, options, rows);
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     if args.json {
-        writeln!(out, "{}", shown.json())?;
+        out.json(&shown.json())?;
     } else {
-        heap::print(&mut out, &shown.lines())?;
+        out.lines(&shown.lines())?;
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }
 
 /// Whether one snapshot is a later one of the same process; where not, what is wrong.

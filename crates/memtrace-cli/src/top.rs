@@ -1,13 +1,12 @@
 //! `memtrace top`: which functions hold or allocate the memory of a profile.
 
-use std::io::{self, Write};
-
 use memtrace_analysis::top::{Granularity, Row, Top, top};
 use memtrace_model::Profile;
 use serde_json::json;
 
 use crate::args::{TopArgs, ViewArgs};
 use crate::failure::Failure;
+use crate::out::Out;
 use crate::source;
 use crate::units::bytes;
 
@@ -45,14 +44,14 @@ pub(crate) fn print(
     };
     let kind = profile.text(profile.sample_types[column].kind);
     let unit = profile.text(profile.sample_types[column].unit);
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     if view.json {
         let rows: Vec<_> = table.rows.iter().take(wanted).map(row_json).collect();
         let whole = json!({
             "schema": "memtrace.top/1", "type": kind, "unit": unit, "total": table.total, "rows": rows
         });
-        writeln!(out, "{whole}")?;
-        return Ok(out.flush()?);
+        out.json(&whole)?;
+        return Ok(out.done()?);
     }
     let show = |n: i64| {
         if unit == "bytes" && !view.raw {
@@ -74,29 +73,26 @@ pub(crate) fn print(
         }
     };
     let percent = |n: i64| 100.0 * n as f64 / (table.total.unsigned_abs().max(1)) as f64;
-    writeln!(
-        out,
+    out.line(format_args!(
         "{kind} in {unit}, total {total}; {} of {} rows",
         wanted.min(table.rows.len()),
         table.rows.len()
-    )?;
-    writeln!(
-        out,
+    ))?;
+    out.line(format_args!(
         "{:>12} {:>7} {:>12} {:>7}  function",
         "flat", "flat%", "cum", "cum%"
-    )?;
+    ))?;
     for row in table.rows.iter().take(wanted) {
-        writeln!(
-            out,
+        out.line(format_args!(
             "{:>12} {:>6.2}% {:>12} {:>6.2}%  {}",
             show(row.flat),
             percent(row.flat),
             show(row.cum),
             percent(row.cum),
             row.name
-        )?;
+        ))?;
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }
 
 fn row_json(row: &Row) -> serde_json::Value {

@@ -1,7 +1,6 @@
 //! `memtrace why`: what keeps objects alive.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
 
 use memtrace_analysis::graph::{Heap, RootPath, field, root_words, shortest_paths};
 use memtrace_model::{HeapStackId, NodeId};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::args::WhyArgs;
 use crate::failure::Failure;
 use crate::heap;
+use crate::out::Out;
 use crate::units::{bytes, count};
 
 /// Of many objects so many are looked at, spread evenly: their ways may be long.
@@ -29,13 +29,13 @@ pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
     };
     let loaded = heap::load(&args.file, &args.pause)?;
     let heap = loaded.heap();
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     if let Some(address) = args.object {
         let object = Object::at(heap, address)?;
         if args.json {
-            writeln!(out, "{}", object.json())?;
+            out.json(&object.json())?;
         } else {
-            heap::print(&mut out, &object.lines())?;
+            out.lines(&object.lines())?;
         }
     } else {
         let group = match (&args.type_name, stack) {
@@ -44,12 +44,12 @@ pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
             (None, None) => return Err(Failure::Usage("say --type, --object or --stack".into())),
         };
         if args.json {
-            writeln!(out, "{}", group.json(args.rows))?;
+            out.json(&group.json(args.rows))?;
         } else {
-            heap::print(&mut out, &group.lines(args.rows))?;
+            out.lines(&group.lines(args.rows))?;
         }
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }
 
 /// Objects that something was asked about together.

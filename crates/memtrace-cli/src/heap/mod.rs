@@ -4,7 +4,7 @@
 pub(crate) mod sample;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use memtrace_analysis::graph::{Dominators, Heap, TypeGroup, live_objects};
@@ -253,14 +253,4 @@ pub(crate) fn merge(into: &mut Value, from: Value) {
     if let (Value::Object(into), Value::Object(from)) = (into, from) {
         into.extend(from);
     }
-}
-
-/// Writes lines for people. Names come from the program that is looked at: none of them may
-/// give orders to the terminal.
-pub(crate) fn print(out: &mut impl Write, lines: &[String]) -> io::Result<()> {
-    for line in lines {
-        let line = line.replace(|c: char| c.is_control(), "\u{fffd}");
-        writeln!(out, "{line}")?;
-    }
-    Ok(())
 }

@@ -3,8 +3,6 @@
 mod readings;
 mod report;
 
-use std::io::{self, Write};
-
 use memtrace_analysis::hot::{By, Hot, QUIET, hot};
 use memtrace_model::{HOT_SCHEMA, HotLine, HotTotal, Profile};
 
@@ -12,6 +10,7 @@ use crate::args::{HotArgs, HotBy};
 use crate::convert::write;
 use crate::diff::draw;
 use crate::failure::Failure;
+use crate::out::{Out, note};
 
 pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
     if args.duration.is_some_and(|d| d.is_zero()) {
@@ -72,10 +71,10 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
         .transpose()?;
     match (&args.svg, &picture) {
         (Some(path), Some(picture)) => write(path, picture)?,
-        (Some(path), None) => eprintln!(
-            "memtrace: nothing was allocated, {} is not drawn",
+        (Some(path), None) => note(format_args!(
+            "nothing was allocated, {} is not drawn",
             path.display()
-        ),
+        )),
         (None, _) => {}
     }
     if let Some(path) = &args.html {
@@ -86,19 +85,15 @@ pub(crate) fn run(args: &HotArgs) -> Result<(), Failure> {
         0 => found.sites.len(),
         rows => rows.min(found.sites.len()),
     };
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     if args.json {
         let total = std::iter::once(HotLine::Total(total));
         let sites = found.sites.into_iter().take(wanted).map(HotLine::Site);
         for line in total.chain(sites) {
-            let line = serde_json::to_string(&line)
-                .map_err(|error| Failure::failed("writing JSON", error))?;
-            writeln!(out, "{line}")?;
+            out.json(&line)?;
         }
     } else {
-        for line in report::text(&total, &found.sites, wanted) {
-            writeln!(out, "{line}")?;
-        }
+        out.lines(&report::text(&total, &found.sites, wanted))?;
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }

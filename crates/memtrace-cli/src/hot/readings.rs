@@ -1,7 +1,6 @@
 //! Two readings of what a process has allocated, and the time between them.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use memtrace_collect::{CollectError, Fetched, Scraper, Target, TargetError};
@@ -11,6 +10,7 @@ use memtrace_watch::Sdk;
 
 use crate::args::HotArgs;
 use crate::failure::Failure;
+use crate::out::{note, notes_are_read};
 use crate::source;
 
 /// Calls into the runtime whose names are asked for; a service has a hundred.
@@ -94,13 +94,13 @@ fn live(args: &HotArgs) -> Result<Readings, Failure> {
         })?;
         let mut scraper = Scraper::new(endpoint, options).map_err(|e| lost(e.into()))?;
         for warning in scraper.warnings() {
-            eprintln!("memtrace: {warning}");
+            note(warning);
         }
         // The text form: it has the calls into the runtime, and the memory statistics.
         let first = scraper.heap_text().await.map_err(|e| lost(e.into()))?;
         let mut old = reading(name, first)?;
-        if io::stderr().is_terminal() {
-            eprintln!("memtrace: reading again in {} s", between.as_secs_f64());
+        if notes_are_read() {
+            note(format_args!("reading again in {} s", between.as_secs_f64()));
         }
         tokio::time::sleep(between).await;
         let second = scraper.heap_text().await.map_err(|e| lost(e.into()))?;
@@ -142,7 +142,9 @@ async fn name_calls(scraper: &mut Scraper, old: &mut Profile, new: &mut Profile)
             old.name_addresses(&names);
             new.name_addresses(&names);
         }
-        Err(error) => eprintln!("memtrace: calls into the runtime have no names: {error}"),
+        Err(error) => note(format_args!(
+            "calls into the runtime have no names: {error}"
+        )),
     }
 }
 

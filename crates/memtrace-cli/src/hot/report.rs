@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use memtrace_model::{HotPattern, HotSite, HotTotal, Time};
+use memtrace_model::{HotPattern, HotSite, HotTotal, Time, visible_start};
 
 use crate::diff::{escape, page, percent};
 use crate::units::bytes;
 
 /// Rows of a page.
 const MOST_ROWS: usize = 500;
+/// Characters of a layer: all rows are as wide as the widest.
+const LONGEST_LAYER: usize = 80;
 
 pub(super) fn text(total: &HotTotal, sites: &[HotSite], wanted: usize) -> Vec<String> {
     let mut lines = head(total);
@@ -158,7 +160,11 @@ pub(super) fn html(total: &HotTotal, sites: &[HotSite], picture: Option<&[u8]>) 
     let body = format!(
         "<h1>Who allocates</h1>\n<p>{}</p>\n{picture}\
          <table><tr>{heads}</tr>\n{rows}</table>\n{advice}",
-        escape(&head(total).join("\n")).replace('\n', "<br>")
+        head(total)
+            .iter()
+            .map(|l| escape(l))
+            .collect::<Vec<_>>()
+            .join("<br>")
     );
     page("memtrace hot", &body)
 }
@@ -181,8 +187,8 @@ fn precision(site: &HotSite) -> String {
 fn layer(site: &HotSite) -> String {
     let package = site.package.rsplit('/').next().unwrap_or(&site.package);
     match site.via.as_str() {
-        "" => package.to_owned(),
-        via => format!("{package} → {via}"),
+        "" => visible_start(package, LONGEST_LAYER).into_owned(),
+        via => visible_start(&format!("{package} → {via}"), LONGEST_LAYER).into_owned(),
     }
 }
 

@@ -4,7 +4,6 @@ mod page;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
 
 use memtrace_analysis::graph::{
     Accumulation, GoroutineGroup, GoroutineVerdict, Heap, Member, RetentionTree, StackGroup,
@@ -18,6 +17,7 @@ use crate::args::ReportArgs;
 use crate::convert::write;
 use crate::failure::Failure;
 use crate::heap::{self, Sums};
+use crate::out::Out;
 
 /// What keeps less than one part in this many of the heap needs no path.
 const WORTH_A_PATH: u64 = 100;
@@ -40,18 +40,18 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         write(path, page::page(&report).as_bytes())?;
     }
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::open();
     let rows = if args.rows == 0 {
         usize::MAX
     } else {
         args.rows
     };
     if args.json {
-        writeln!(out, "{}", report.json(rows))?;
+        out.json(&report.json(rows))?;
     } else {
-        heap::print(&mut out, &text::lines(&report, rows))?;
+        out.lines(&text::lines(&report, rows))?;
     }
-    Ok(out.flush()?)
+    Ok(out.done()?)
 }
 
 impl<'a> Report<'a> {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use serde_json::json;
+use memtrace_model::visible;
+use serde_json::{Value, json};
 
 use super::{Report, text};
 use crate::diff::escape;
@@ -34,6 +35,7 @@ pub(super) fn page(report: &Report<'_>) -> String {
     });
     heap::merge(&mut data, heap::origin_json(graph));
     // Within a script element only `<` could end it or begin something else.
+    show(&mut data);
     let data = data.to_string().replace('<', "\\u003c");
     let mut body = format!("<h1>Heap of {}</h1>\n", escape(&heap::origin(graph)));
     for line in heap::sums_in_words(graph, &report.sums) {
@@ -64,6 +66,22 @@ pub(super) fn page(report: &Report<'_>) -> String {
     )
 }
 
+/// One below the other.
+fn each_escaped(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|l| escape(l)).collect();
+    lines.join("\n")
+}
+
+/// The script of the page shows all texts of its data as they are.
+fn show(data: &mut Value) {
+    match data {
+        Value::String(text) => *text = visible(text).into_owned(),
+        Value::Array(list) => list.iter_mut().for_each(show),
+        Value::Object(fields) => fields.values_mut().for_each(show),
+        _ => {}
+    }
+}
+
 fn piles(report: &Report<'_>, body: &mut String) {
     let graph = report.heap.graph;
     for (i, pile) in report.piles().take(MOST_BLOCKS).enumerate() {
@@ -76,7 +94,7 @@ fn piles(report: &Report<'_>, body: &mut String) {
             bytes(pile.here as f64),
             escape(graph.name(pile.at)),
             escape(&text::members(report, &pile.members)),
-            escape(&pile.path.words(graph).join("\n"))
+            each_escaped(&pile.path.words(graph))
         );
     }
 }
@@ -93,7 +111,7 @@ fn maps(report: &Report<'_>, body: &mut String) {
             bytes(m.wasted as f64),
             count(m.map.used),
             count(m.map.capacity),
-            escape(&path.unwrap_or_default().join("\n"))
+            each_escaped(&path.unwrap_or_default())
         );
     }
 }
@@ -108,7 +126,7 @@ fn pools(report: &Report<'_>, body: &mut String) {
             "<p><b>{}</b> {}</p>\n<pre>{}</pre>",
             bytes(pool.retained as f64),
             escape(&text::members(report, &pool.members)),
-            escape(&pool.path.words(report.heap.graph).join("\n"))
+            each_escaped(&pool.path.words(report.heap.graph))
         );
     }
 }

@@ -1,11 +1,12 @@
 //! Plain lines, for pipes and logs.
 
-use std::io::{self, Write};
+use std::io;
 
 use memtrace_model::{EventKind, Gauge};
 use memtrace_watch::{LEAST_PROFILES, Point, Update};
 
 use super::{View, words};
+use crate::out::Out;
 use crate::units::bytes;
 
 /// Plain lines on stdout.
@@ -13,41 +14,34 @@ pub(super) struct Lines;
 
 impl View for Lines {
     fn update(&mut self, update: &Update) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+        let mut out = Out::open();
         match update {
-            Update::Attached(a) => writeln!(
-                out,
+            Update::Attached(a) => out.line(format_args!(
                 "{}  {}  watching {}",
                 words::clock(a.at),
                 a.target,
                 a.how
-            )?,
-            Update::Point(point) => writeln!(out, "{}", point_line(point))?,
-            Update::Event { target, event } => {
-                writeln!(
-                    out,
-                    "{}  {target}  {}",
-                    words::clock(event.at),
-                    event_text(&event.kind)
-                )?;
-            }
+            ))?,
+            Update::Point(point) => out.line(point_line(point))?,
+            Update::Event { target, event } => out.line(format_args!(
+                "{}  {target}  {}",
+                words::clock(event.at),
+                event_text(&event.kind)
+            ))?,
             Update::Finding(finding) => {
-                writeln!(out)?;
-                for line in words::lines(finding) {
-                    writeln!(out, "{line}")?;
-                }
-                writeln!(out)?;
+                out.line("")?;
+                out.lines(&words::lines(finding))?;
+                out.line("")?;
             }
             Update::Summary(s) => {
-                writeln!(out, "\n{}: {}", s.target, summary(s))?;
+                out.line("")?;
+                out.line(format_args!("{}: {}", s.target, summary(s)))?;
                 for finding in &s.findings {
-                    for line in words::lines(finding) {
-                        writeln!(out, "{line}")?;
-                    }
+                    out.lines(&words::lines(finding))?;
                 }
             }
         }
-        out.flush()
+        out.done()
     }
 }
 

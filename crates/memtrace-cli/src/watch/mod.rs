@@ -5,7 +5,7 @@ mod lines;
 mod screen;
 mod words;
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
+use crate::out::{self, Out};
 
 /// By how much a watch steps back behind other programs.
 const NICE: i32 = 10;
@@ -52,7 +53,7 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     let fail_on_leak = args.fail_on == Some(FailOn::Leak);
     let mut view: Box<dyn View> = if args.json {
         Box::new(JsonLines)
-    } else if io::stdout().is_terminal() {
+    } else if out::is_terminal() {
         Box::new(screen::Screen::open()?)
     } else {
         Box::new(lines::Lines)
@@ -172,25 +173,23 @@ struct JsonLines;
 
 impl View for JsonLines {
     fn update(&mut self, update: &Update) -> io::Result<()> {
-        let line = match update {
-            Update::Finding(finding) => serde_json::to_string(finding),
+        let mut out = Out::open();
+        match update {
+            Update::Finding(finding) => out.json(finding)?,
             // What is open at the end, with its newest numbers.
             Update::Summary(s) => {
                 for finding in &s.findings {
-                    self.update(&Update::Finding(finding.clone()))?;
+                    out.json(finding)?;
                 }
-                return Ok(());
             }
-            Update::Event { target, event } => serde_json::to_value(event).map(|mut v| {
-                v["schema"] = json!("memtrace.event/1");
-                v["target"] = json!(target);
-                v.to_string()
-            }),
-            Update::Attached(_) | Update::Point(_) => return Ok(()),
-        };
-        let line = line.map_err(io::Error::other)?;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()
+            Update::Event { target, event } => {
+                let mut line = serde_json::to_value(event)?;
+                line["schema"] = json!("memtrace.event/1");
+                line["target"] = json!(target);
+                out.json(&line)?;
+            }
+            Update::Attached(_) | Update::Point(_) => {}
+        }
+        out.done()
     }
 }

@@ -1,11 +1,11 @@
 //! The live table on a terminal: one row per target, the findings below.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
-use memtrace_model::{Finding, Gauge, Status, Tier};
+use memtrace_model::{Finding, Gauge, Status, Tier, is_visible};
 use memtrace_watch::{Point, Summary, Update};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -15,6 +15,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::lines::{Lines, event_text};
 use super::{View, words};
+use crate::out::one_line;
 use crate::units::bytes;
 
 /// How many points the trend column remembers.
@@ -141,7 +142,7 @@ impl View for Screen {
         for s in &self.summaries {
             lines.update(&Update::Summary(s.clone()))?;
         }
-        io::stdout().flush()
+        Ok(())
     }
 }
 
@@ -201,8 +202,15 @@ fn draw(
         Paragraph::new(chosen.map_or(Text::default(), Target::details)).wrap(Wrap { trim: false }),
         details,
     );
-    frame.render_widget(Paragraph::new(notes.join("\n")).style(Modifier::DIM), log);
+    let notes = notes.iter().map(|n| line(n, Modifier::DIM));
+    frame.render_widget(Paragraph::new(Text::from_iter(notes)), log);
     frame.render_widget(Line::styled("↑↓ target   q quit", Modifier::DIM), foot);
+    // Should one have been forgotten above: nothing is drawn but what shows as itself.
+    for cell in &mut frame.buffer_mut().content {
+        if !cell.symbol().chars().all(is_visible) {
+            cell.set_symbol("\u{fffd}");
+        }
+    }
 }
 
 impl Target {
@@ -227,7 +235,7 @@ impl Target {
         };
         let size = |g| gauge(g).map_or("-".into(), bytes);
         Row::new([
-            Cell::from(name.to_owned()),
+            Cell::from(line(name, Style::new())),
             Cell::from(state).style(Style::new().fg(color)),
             Cell::from(size(Gauge::HeapInuse)),
             Cell::from(size(Gauge::Rss)),
@@ -237,9 +245,9 @@ impl Target {
     }
 
     fn details(&self) -> Text<'static> {
-        let mut lines = vec![Line::styled(self.how.clone(), Modifier::DIM)];
+        let mut lines = vec![line(&self.how, Modifier::DIM)];
         if let Some(reason) = &self.lost {
-            lines.push(Line::styled(reason.clone(), Color::Red));
+            lines.push(line(reason, Color::Red));
         }
         for finding in &self.findings {
             let color = match (finding.status, finding.tier) {
@@ -254,7 +262,7 @@ impl Target {
                 } else {
                     Style::new()
                 };
-                lines.push(Line::styled(text, style));
+                lines.push(line(&text, style));
             }
         }
         if self.findings.is_empty() {
@@ -267,6 +275,11 @@ impl Target {
     }
 }
 
+/// A line of text from outside.
+fn line(text: &str, style: impl Into<Style>) -> Line<'static> {
+    Line::styled(one_line(text).into_owned(), style)
+}
+
 /// The values as eighth blocks, from zero to their maximum.
 fn sparkline(values: &[f64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -275,4 +288,60 @@ fn sparkline(values: &[f64]) -> String {
         .iter()
         .map(|v| BARS[((v / top * 7.0).round() as usize).min(7)])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    const EVIL: &str =
+        "x\x1b[2J\x1b]0;t\x07\r\nFORGED\t\0\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}";
+
+    /// Names, places and reasons come from the service: none may draw over another.
+    #[test]
+    fn hostile_names_stay_where_they_are() {
+        let frame = json!({"function": EVIL, "file": EVIL, "line": 7});
+        let finding = json!({
+            "schema": EVIL, "at": "2026-01-01T00:00:00Z", "pattern": "growth", "tier": "leaking",
+            "status": "open", "rank": 1, "confidence": 1.0, "target": EVIL, "source": "heap",
+            "stack": [frame], "culprit": frame, "type": EVIL, "retained_bytes": 1,
+            "retained_by": [EVIL], "tags": {EVIL: EVIL}, "onset": null, "onset_interval": null,
+            "rate_bytes_per_min": 1.0, "rate_interval": [0.0, 2.0], "rate_objects_per_min": 1.0,
+            "live_bytes": 1, "live_objects": 1, "explains": 1.0, "oom_at": null,
+            "oom_interval": null, "bound": null, "before_onset": [], "points": [],
+            "evidence": [EVIL], "advice": EVIL,
+        });
+        let target = Target {
+            how: EVIL.to_owned(),
+            lost: Some(EVIL.to_owned()),
+            findings: vec![serde_json::from_value(finding).expect("a finding")],
+            ..Target::default()
+        };
+        let targets = BTreeMap::from([(EVIL.to_owned(), target)]);
+        let notes = [EVIL.to_owned(), "last note".to_owned()];
+        let mut terminal = Terminal::new(TestBackend::new(160, 60)).expect("a terminal");
+        let mut selected = TableState::default().with_selected(0);
+        terminal
+            .draw(|f| draw(f, &targets, &mut selected, &notes))
+            .expect("it draws");
+        let buffer = terminal.backend().buffer();
+        let cells = buffer.content.chunks(usize::from(buffer.area.width));
+        let rows: Vec<String> = cells
+            .map(|row| row.iter().map(|c| c.symbol()).collect())
+            .collect();
+        for row in &rows {
+            assert!(row.chars().all(is_visible), "{row:?}");
+            assert!(!row.starts_with("FORGED"), "{row:?}");
+        }
+        let whole = rows.join("\n");
+        assert!(
+            whole.matches(r"x\x1b[2J\x1b]0;t\x07\r\nFORGED").count() >= 10,
+            "{whole}"
+        );
+        assert!(rows[57].starts_with(r"x\x1b[2J") && rows[58].starts_with("last note"));
+    }
 }
