@@ -33,10 +33,29 @@ const FREE: &[&str] = &["memtrace-cli", "xtask"];
 /// A file above this many lines of non-test code says why in its head comment.
 const LONG_FILE: usize = 1000;
 
-/// Checks the arrows between crates and the length of files.
+/// The only file of the crates that writes to stdout and stderr: what it writes cannot give
+/// orders to a terminal.
+const PRINTS: &str = "crates/memtrace-cli/src/out.rs";
+
+/// Ways past it, and past `memtrace_model::to_json`.
+const PAST_IT: &[&str] = &[
+    "print!(",
+    "println!(",
+    "dbg!(",
+    "::stdout()",
+    "::stderr()",
+    "serde_json::to_string",
+    "serde_json::to_vec",
+    "serde_json::to_writer",
+];
+
+/// Checks the arrows between crates, the length of files, and who prints.
 pub(crate) fn run() -> Outcome {
     let mut faults = arrows()?;
-    faults.extend(long_files()?);
+    for (path, text) in sources()? {
+        faults.extend(is_long(&path, &text));
+        faults.extend(prints(&path, &text));
+    }
     if faults.is_empty() {
         println!("tidy: ok");
         return Ok(());
@@ -74,7 +93,8 @@ fn arrows() -> Outcome<Vec<String>> {
     Ok(faults)
 }
 
-fn long_files() -> Outcome<Vec<String>> {
+/// The source files with their text.
+fn sources() -> Outcome<Vec<(String, String)>> {
     let listed = output(Command::new("git").current_dir(root()).args([
         "ls-files",
         "--cached",
@@ -84,27 +104,67 @@ fn long_files() -> Outcome<Vec<String>> {
         "*.go",
         "*.ts",
     ]))?;
-    let mut faults = Vec::new();
-    for file in listed.lines() {
-        let path = Path::new(file);
-        let is_test =
-            path.components().any(|c| c.as_os_str() == "tests") || file.ends_with("_test.go");
-        let Ok(text) = std::fs::read_to_string(root().join(path)) else {
-            continue;
-        };
-        let code = text
-            .lines()
-            .take_while(|l| !l.starts_with("#[cfg(test)]"))
-            .count();
-        let says_why = text
-            .lines()
-            .take(15)
-            .any(|l| l.contains("Why one long file"));
-        if !is_test && code > LONG_FILE && !says_why {
-            faults.push(format!(
-                "{file}: {code} lines; split it, or say \"Why one long file\" at its head"
-            ));
+    let read = |file: &str| {
+        let text = std::fs::read_to_string(root().join(file)).ok()?;
+        Some((file.to_owned(), text))
+    };
+    Ok(listed.lines().filter_map(read).collect())
+}
+
+fn is_test(file: &str) -> bool {
+    let mut folders = Path::new(file).components();
+    folders.any(|c| c.as_os_str() == "tests") || file.ends_with("_test.go")
+}
+
+/// The lines before the tests that are in the same file.
+fn code(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].ends_with('{');
+    let end = lines.windows(2).position(tests);
+    lines.truncate(end.unwrap_or(lines.len()));
+    lines
+}
+
+fn is_long(file: &str, text: &str) -> Option<String> {
+    let lines = code(text).len();
+    let says_why = (text.lines().take(15)).any(|l| l.contains("Why one long file"));
+    (!is_test(file) && lines > LONG_FILE && !says_why).then(|| {
+        format!("{file}: {lines} lines; split it, or say \"Why one long file\" at its head")
+    })
+}
+
+/// Lines of the crates that print, and are no test.
+fn prints(file: &str, text: &str) -> Vec<String> {
+    let is_ours = file.starts_with("crates/") && file.contains("/src/") && file.ends_with(".rs");
+    if !is_ours || file.ends_with("tests.rs") || file == PRINTS {
+        return Vec::new();
+    }
+    let past =
+        |l: &&str| !l.trim_start().starts_with("//") && PAST_IT.iter().any(|p| l.contains(p));
+    let lines = code(text).into_iter().enumerate();
+    lines
+        .filter(|(_, l)| past(l))
+        .map(|(i, _)| format!("{file}:{}: use {PRINTS}, memtrace_model::to_json", i + 1))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prints;
+
+    #[test]
+    fn whoever_prints_is_found() {
+        let text = "#[cfg(test)]\nmod sample;\nfn f() {\n    eprintln!(\"x\");\n    // println!()\n    io::stdout().flush();\n}\n\
+            #[cfg(test)]\nmod tests {\n    println!();\n";
+        let found = |file: &str| prints(file, text).len();
+        assert_eq!(found("crates/memtrace-watch/src/engine.rs"), 2);
+        for elsewhere in [
+            super::PRINTS,
+            "crates/statkit/src/tests.rs",
+            "crates/memtrace-cli/tests/hot.rs",
+            "xtask/src/main.rs",
+        ] {
+            assert_eq!(found(elsewhere), 0, "{elsewhere}");
         }
     }
-    Ok(faults)
 }
