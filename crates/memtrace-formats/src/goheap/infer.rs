@@ -7,6 +7,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use super::classes::Allocator;
 use super::code::Code;
 use super::descriptor::Descriptor;
 use super::image::Image;
@@ -165,12 +166,11 @@ impl Candidates {
         if offsets.is_empty() || size > MAX_SIZE {
             return;
         }
-        let mut mask = Vec::new();
-        offsets.iter().for_each(|&o| set(&mut mask, o));
+        let mask = mask_of(&offsets, size, typing.allocator.masked(size));
         if !self.take(mask.len()) {
             return;
         }
-        let key = (super::typing::place(size), mask);
+        let key = (typing.allocator.place(size, 0), mask);
         let what = What::Of(form, number);
         if form == Form::Value && typing.types.is_part_of_map(number) {
             self.parts.insert(key, what);
@@ -183,7 +183,7 @@ impl Candidates {
     }
 
     /// What objects of this size and mask may be.
-    fn fitting(&mut self, key: &Mask) -> Vec<What> {
+    fn fitting(&mut self, allocator: Allocator, key: &Mask) -> Vec<What> {
         let (size, mask) = key;
         let mut fitting = self.of.get(key).cloned().unwrap_or_default();
         let pointers: u32 = mask.iter().map(|w| w.count_ones()).sum();
@@ -192,23 +192,41 @@ impl Candidates {
                 break;
             }
             self.effort -= 1;
-            // So many elements have that many pointers.
-            let count = u64::from(pointers) / offsets.len() as u64;
+            // So many elements have that many pointers; some of them may be of a red zone.
+            let most = (u64::from(pointers) / offsets.len() as u64).min(size / bytes);
             let single = matches!(element, What::Of(Form::MapDirectory, _));
-            if count < 2 && !single || super::typing::place(count.saturating_mul(*bytes)) != *size {
-                continue;
-            }
-            let mut built = Vec::new();
-            self.effort = self.effort.saturating_sub(pointers as usize);
-            for i in 0..count {
-                offsets.iter().for_each(|o| set(&mut built, i * bytes + o));
-            }
-            if built == *mask {
-                fitting.push(*element);
+            let least = if single { 1 } else { 2 };
+            for count in (least..=most).rev() {
+                let length = count.saturating_mul(*bytes);
+                let masked = allocator.masked(length);
+                if allocator.place(length, 0) == *size {
+                    self.effort = self.effort.saturating_sub(pointers as usize);
+                    if mask_of(offsets, *bytes, masked) == *mask {
+                        fitting.push(*element);
+                        break;
+                    }
+                }
+                if masked == length || allocator.place(length, 0) < *size || self.effort == 0 {
+                    break;
+                }
             }
         }
         fitting
     }
+}
+
+/// The mask of so many `bytes` of values of a size side by side.
+fn mask_of(offsets: &[u64], size: u64, bytes: u64) -> Vec<u64> {
+    let mut mask = Vec::new();
+    let mut start = 0;
+    while start < bytes {
+        let pointers = offsets.iter().map(|o| start + o);
+        pointers
+            .take_while(|p| p + 8 <= bytes)
+            .for_each(|p| set(&mut mask, p));
+        start += size.max(8);
+    }
+    mask
 }
 
 /// The offset of each pointer of a value; none where there are too many.
@@ -269,7 +287,7 @@ pub(crate) fn infer(
     let groups: Vec<Group> = unknown
         .chunk_by(|a, b| a.0 == b.0)
         .map(|group| Group {
-            fitting: candidates.fitting(&group[0].0),
+            fitting: candidates.fitting(typing.allocator, &group[0].0),
             nodes: group.iter().map(|u| u.1).collect(),
         })
         .collect();

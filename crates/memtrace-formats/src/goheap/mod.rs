@@ -14,6 +14,7 @@
 //! number from the target is checked before it counts.
 
 mod chain;
+mod classes;
 mod code;
 mod descriptor;
 mod frames;
@@ -37,6 +38,7 @@ use hashbrown::HashMap;
 use memtrace_model::{HeapGraph, HeapTotals, NodeId, Time};
 
 use crate::{Error, Warning};
+use classes::Allocator;
 use code::Code;
 use functions::Functions;
 use image::Image;
@@ -174,7 +176,10 @@ fn read_bounded(
     types.know_maps(&descriptors);
     let code = Code::read(&window, &image, &functions, &mut types);
     let addresses = std::mem::take(&mut graph.addresses);
-    let mut typing = Typing::new(types, &window, &image, &spans, &addresses, &edges);
+    let allocator = Allocator::of(&image, &functions);
+    let mut typing = Typing::new(
+        types, &window, &image, &spans, &addresses, &edges, allocator,
+    );
     for hint in hints {
         tell(&mut typing, &places, &functions, &code, hint);
     }
@@ -330,7 +335,7 @@ fn heap_alloc(window: &Window<'_>, image: &Image, spans: &Spans) -> Option<u64> 
             let mut bytes = window.u64(at).ok()?;
             let counts = shard.wrapping_add(small[i]);
             // The first class is that of large objects.
-            for (class, size) in (1..).zip(typing::CLASSES) {
+            for (class, size) in (1..).zip(classes::CLASSES) {
                 let count = window.u64(counts.wrapping_add(8 * class)).ok()?;
                 bytes = bytes.wrapping_add(count.wrapping_mul(size));
             }

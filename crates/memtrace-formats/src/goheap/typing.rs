@@ -13,6 +13,7 @@ use memtrace_model::{
     NodeId, SliceUse,
 };
 
+use super::classes::Allocator;
 use super::image::Image;
 use super::memory::Window;
 use super::scan::Edges;
@@ -51,24 +52,6 @@ const LARGE: u64 = 32 << 10;
 const MAX_EFFORT: usize = 1 << 29;
 /// Pointers of an object that are looked at when a claim is checked.
 const CHECKED: usize = 256;
-/// The sizes that the allocator rounds to (`internal/runtime/gc/sizeclasses.go`, the same in all
-/// releases that are read).
-pub(crate) const CLASSES: [u64; 67] = [
-    8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352,
-    384, 416, 448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048,
-    2304, 2688, 3072, 3200, 3456, 4096, 4864, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728,
-    10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672,
-    32768,
-];
-
-/// The place that the allocator gives to an object of so many bytes.
-pub(crate) fn place(bytes: u64) -> u64 {
-    match CLASSES.get(CLASSES.partition_point(|&c| c < bytes)) {
-        Some(&class) => class,
-        None => bytes.saturating_add(8191) / 8192 * 8192,
-    }
-}
-
 /// What is known of a type of objects.
 struct Entry {
     what: What,
@@ -84,6 +67,7 @@ pub(crate) struct Typing<'a> {
     spans: &'a Spans,
     addresses: &'a Addresses,
     edges: &'a Edges,
+    pub(crate) allocator: Allocator,
     entries: Vec<Entry>,
     numbers: HashMap<(What, bool), u32>,
     /// For each object, its type's number in `entries`, plus 1.
@@ -110,8 +94,10 @@ impl<'a> Typing<'a> {
         spans: &'a Spans,
         addresses: &'a Addresses,
         edges: &'a Edges,
+        allocator: Allocator,
     ) -> Self {
         Self {
+            allocator,
             types,
             window,
             image,
@@ -156,7 +142,8 @@ impl<'a> Typing<'a> {
             return;
         }
         let (size, header) = self.bytes(node);
-        let fits = |bytes: u64| place(bytes.saturating_add(header)) == size;
+        let allocator = self.allocator;
+        let fits = |bytes: u64| allocator.place(bytes, header) == size;
         let of_type = self.types.size(kind);
         match form {
             Form::Value if interior => {}
@@ -274,7 +261,7 @@ impl<'a> Typing<'a> {
         match self.types.held_by_interface(kind) {
             Pointee::Object(Form::Value, kind) => {
                 let (size, header) = self.bytes(node);
-                if place(self.types.size(kind).saturating_add(header)) == size {
+                if self.allocator.place(self.types.size(kind), header) == size {
                     self.claim(node, What::Of(Form::Value, kind), Trust::Exact);
                 }
             }
@@ -322,7 +309,7 @@ impl<'a> Typing<'a> {
     fn may_be(&mut self, node: u32, kind: TypeNo) -> bool {
         let (size, header) = self.bytes(node);
         let of_type = self.types.size(kind);
-        let form = if place(of_type.saturating_add(header)) == size {
+        let form = if self.allocator.place(of_type, header) == size {
             Form::Value
         } else if of_type > 0 && of_type.saturating_mul(2) <= size {
             Form::Array
