@@ -5,9 +5,10 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use memtrace_formats::goexe::Program;
+use memtrace_formats::goexe::{self, Program};
 
 fuzz_target!(|bytes: &[u8]| {
+    let _ = goexe::look(Cursor::new(bytes));
     let Ok(mut program) = Program::read(Cursor::new(bytes)) else {
         return;
     };

@@ -50,6 +50,14 @@ pub enum CollectError {
     /// The process could not be frozen.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
+    /// The process answers with no profile, and what it runs cannot be read from outside.
+    #[error("process {pid} is {what}")]
+    Program {
+        /// The pid.
+        pid: u32,
+        /// What it runs, as a noun phrase.
+        what: memtrace_formats::Error,
+    },
     /// The process answers with no profile, and its memory may not be read either.
     #[error("{endpoint}; nor can its memory be read: {memory}")]
     Closed {

@@ -49,6 +49,33 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// Its runtime is of a form that is not known, or memory of another process was given.
+    #[error("a Go program whose runtime was not found: {what}")]
+    RuntimeNotFound {
+        /// What was sought.
+        what: String,
+    },
+    /// The runtime's own tables contradict themselves.
+    #[error("a Go program whose runtime's tables are damaged: {what}")]
+    DamagedRuntime {
+        /// What is wrong.
+        what: String,
+    },
+    /// It ended, or the copy of it did, or it was not of one piece.
+    #[error("a Go program whose memory could not be read at {address:#x}")]
+    UnreadableMemory {
+        /// The first address that was needed.
+        address: u64,
+    },
+    /// There are more objects or pointers than can be numbered.
+    #[error("a Go program whose heap is too large: {what}")]
+    HeapTooLarge {
+        /// What there is too much of.
+        what: &'static str,
+    },
+    /// The program never asks for its heap profile, or set `MemProfileRate` to 0.
+    #[error("a Go program whose heap profile is off")]
+    HeapProfileOff,
     /// The system does not give the executable.
     #[error("a program whose file cannot be read: {what}")]
     UnreadableProgram {
@@ -234,6 +261,15 @@ mod tests {
             Error::DamagedProgram {
                 what: "no code".into(),
             },
+            Error::RuntimeNotFound {
+                what: "runtime.mheap_".into(),
+            },
+            Error::DamagedRuntime {
+                what: "the table of spans".into(),
+            },
+            Error::UnreadableMemory { address: 4096 },
+            Error::HeapTooLarge { what: "objects" },
+            Error::HeapProfileOff,
             Error::UnreadableProgram {
                 what: "Permission denied".into(),
             },

@@ -107,7 +107,7 @@ impl Functions {
     /// Reads the tables of all modules.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] where those of the first module cannot be read.
+    /// Where those of the first module cannot be read.
     pub(crate) fn read(window: &Window<'_>, image: &Image) -> Result<Self, Error> {
         let mut all = Self::default();
         let steps = Arc::new(AtomicU64::new(0));
@@ -116,7 +116,8 @@ impl Functions {
             match Tables::read(window, module, &mut left, &steps) {
                 Some(tables) => all.modules.push(tables),
                 None if i == 0 => {
-                    return Err(super::damaged("the table of functions cannot be read"));
+                    window.u64(module.pc_header)?;
+                    return Err(super::damaged("the table of functions"));
                 }
                 None => {}
             }

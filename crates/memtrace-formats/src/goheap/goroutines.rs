@@ -199,7 +199,7 @@ impl Offsets {
             waiter_channel: layout.at("sudog.c")?.saturating_add(second),
         };
         if length > 4096 {
-            return Err(super::damaged("runtime.g is too large"));
+            return Err(super::damaged("the size of runtime.g"));
         }
         offsets.length = length;
         Ok(offsets)
@@ -263,8 +263,7 @@ pub(crate) fn read(
         // Each has a record of its own.
         let most = MAX_GOROUTINES.min(window.size() / offsets.length.max(8));
         let all = all.filter(|&(_, count, capacity)| count <= capacity && count <= most);
-        let (address, count, _) =
-            all.ok_or_else(|| super::damaged("the list of goroutines is damaged"))?;
+        let (address, count, _) = all.ok_or_else(|| super::damaged("the list of goroutines"))?;
         Ok((offsets, address, count))
     };
     let (offsets, address, count) = match begin() {

@@ -1,7 +1,7 @@
 //! Where a running program tells under which labels (`runtime/pprof`) it allocates.
 
-use super::damaged;
 use super::memory::{Memory, Window};
+use super::missing;
 use super::profile::Program;
 use crate::Error;
 
@@ -54,18 +54,22 @@ impl Program {
     /// Where its labels are to be seen.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] where that is not known for certain: another instruction set
+    /// [`Error::UnsupportedGo`] where that is not known for certain: another instruction set
     /// than amd64, or a stripped program of a release whose layouts are not in the table.
     pub fn label_sites(&self, memory: &dyn Memory) -> Result<LabelSites, Error> {
         let image = &self.image;
         if self.functions.has_link_register() {
-            return Err(damaged("labels are read on amd64 only"));
+            return Err(Error::UnsupportedGo {
+                what: "a Go program for arm64: labels are read on amd64 only".to_owned(),
+            });
         }
         if image.is_assumed {
-            return Err(damaged(format!(
-                "it was built by {} and is stripped: where that keeps labels is not known",
-                image.version.text
-            )));
+            return Err(Error::UnsupportedGo {
+                what: format!(
+                    "a stripped Go program built by {}: where that keeps labels is not known",
+                    image.version.text
+                ),
+            });
         }
         let layout = &image.layout;
         let window = Window::new(memory);
@@ -74,7 +78,7 @@ impl Program {
         let only = |name: &str| match *self.functions.named(|n| n == name) {
             [] => Ok(None),
             [one] => Ok(Some(one)),
-            _ => Err(damaged(format!("{name} is there several times"))),
+            _ => Err(missing(format!("{name}, which is there several times"))),
         };
         let form = match image.version.minor {
             ..=LAST_WITH_MAPS => LabelForm::Map,

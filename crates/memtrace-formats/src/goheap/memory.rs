@@ -32,6 +32,14 @@ pub struct Unreadable {
     pub address: u64,
 }
 
+impl From<Unreadable> for crate::Error {
+    fn from(lost: Unreadable) -> Self {
+        Self::UnreadableMemory {
+            address: lost.address,
+        }
+    }
+}
+
 /// The general registers of a thread, as its system numbers them.
 ///
 /// amd64: in the order of the instruction set (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi,

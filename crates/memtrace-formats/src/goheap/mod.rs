@@ -83,8 +83,8 @@ const MAX_ITABS: u64 = 1 << 22;
 /// Reads all objects and what keeps them alive.
 ///
 /// # Errors
-/// [`Error::NotAGoProgram`] where the process is none, or where its runtime's tables cannot
-/// be read. What is missing otherwise is among the warnings.
+/// What [`goexe::look`](crate::goexe::look) says of the executable, and why the runtime's
+/// tables cannot be read. What is missing otherwise is among the warnings.
 pub fn read(process: &Process<'_>) -> Result<(HeapGraph, Vec<Warning>), Error> {
     let memory = Bounded::new(process.memory, process.regions);
     let read = read_bounded(process, &memory);
@@ -347,7 +347,11 @@ fn heap_alloc(window: &Window<'_>, image: &Image, spans: &Spans) -> Option<u64> 
 }
 
 fn damaged(what: impl Into<String>) -> Error {
-    Error::NotAGoProgram { what: what.into() }
+    Error::DamagedRuntime { what: what.into() }
+}
+
+fn missing(what: impl Into<String>) -> Error {
+    Error::RuntimeNotFound { what: what.into() }
 }
 
 #[cfg(test)]

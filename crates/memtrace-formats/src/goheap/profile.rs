@@ -32,7 +32,7 @@ impl Program {
     /// Reads what does not change while the process runs.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] where it is none.
+    /// As for [`read`](super::read).
     pub fn read(process: &Process<'_>) -> Result<Self, Error> {
         let window = Window::new(process.memory);
         let (image, _) = Image::read(process.executable, &window, process.regions)?;
@@ -66,7 +66,7 @@ impl Program {
         // that just started has no bucket yet: nothing was sampled.
         let first = image.variable("mbuckets").ok().and_then(word);
         let Some(first) = first.filter(|_| rate != 0) else {
-            return Err(super::damaged("its heap profile is off"));
+            return Err(Error::HeapProfileOff);
         };
         let layout = &image.layout;
         let bytes = layout.find("memRecord.active.alloc_bytes");

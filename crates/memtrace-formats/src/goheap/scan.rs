@@ -113,8 +113,8 @@ pub(crate) fn edges(
             let mut end = edges.targets.len() as u64;
             for count in batch.counts {
                 end += u64::from(count);
-                let end = u32::try_from(end)
-                    .map_err(|_| super::damaged("more pointers than can be numbered"))?;
+                let end =
+                    u32::try_from(end).map_err(|_| Error::HeapTooLarge { what: "pointers" })?;
                 edges.starts.push(end);
             }
             edges.targets.extend(batch.targets);

@@ -117,22 +117,16 @@ impl Spans {
     ) -> Result<Self, Error> {
         let layout = &image.layout;
         let heap = image.variable("mheap_")?;
-        let lost = |_| damaged("the table of spans cannot be read");
-        let (table, count, capacity) = window
-            .slice(heap.wrapping_add(layout.at("mheap.allspans")?))
-            .map_err(lost)?;
+        let (table, count, capacity) =
+            window.slice(heap.wrapping_add(layout.at("mheap.allspans")?))?;
         let record = layout.size("mspan")?.clamp(MIN_RECORD, 1 << 10);
         // Each span has a record of its own.
         if count > capacity || count > (ADDRESSES / PAGE).min(window.size() / MIN_RECORD) {
-            return Err(damaged("the table of spans is damaged"));
+            return Err(damaged("the table of spans"));
         }
-        let generation = window
-            .u32(heap.wrapping_add(layout.at("mheap.sweepgen")?))
-            .map_err(lost)?;
+        let generation = window.u32(heap.wrapping_add(layout.at("mheap.sweepgen")?))?;
         let fields = Fields::of(image)?;
-        let pointers = window
-            .bytes(table, count.saturating_mul(8), u64::MAX)
-            .map_err(lost)?;
+        let pointers = window.bytes(table, count.saturating_mul(8), u64::MAX)?;
         let mut found: Vec<(Span, Bits)> = Vec::new();
         let mut bytes = vec![0; record as usize];
         let (mut stack_bytes, mut unreadable, mut uncounted) = (0_u64, 0_u64, 0_u64);
@@ -192,7 +186,7 @@ impl Spans {
         }
         let bytes: u64 = found.iter().map(|(s, _)| s.bytes).sum();
         if bytes > MAX_HEAP {
-            return Err(damaged("the heap is too large"));
+            return Err(Error::HeapTooLarge { what: "bytes" });
         }
         // Records of spans, their bitmaps and their marks lie in tables of their own.
         let bitmaps = [window.beside(), window.beside(), window.beside()];
@@ -204,7 +198,7 @@ impl Spans {
         spans.list.reserve_exact(found.len());
         for (mut span, bits) in found {
             let Ok(first_word) = u32::try_from(spans.taken.len()) else {
-                return Err(damaged("more objects than can be numbered"));
+                return Err(Error::HeapTooLarge { what: "objects" });
             };
             span.first_word = first_word;
             span.words = span.count.div_ceil(64);
@@ -218,8 +212,7 @@ impl Spans {
             spans.ranks.push(u32::try_from(rank).unwrap_or(u32::MAX));
             rank += u64::from(word.count_ones());
         }
-        spans.objects =
-            u32::try_from(rank).map_err(|_| damaged("more objects than can be numbered"))?;
+        spans.objects = u32::try_from(rank).map_err(|_| Error::HeapTooLarge { what: "objects" })?;
         Ok(spans)
     }
 

@@ -12,8 +12,8 @@ use object::{
 };
 
 use crate::Error;
-use crate::goheap::damaged;
 use crate::goheap::memory::{Region, Window};
+use crate::goheap::missing;
 
 /// Debug information of the largest programs has some hundreds of MB.
 const MAX_SECTION: u64 = 2 << 30;
@@ -47,10 +47,14 @@ pub(super) struct Symbol<'f> {
 
 impl<'f> Elf<'f> {
     pub(super) fn parse(bytes: &'f [u8]) -> Result<Self, Error> {
-        let file = ElfFile64::<LittleEndian>::parse(bytes).map_err(|e| damaged(e.to_string()))?;
+        let file = ElfFile64::<LittleEndian>::parse(bytes).map_err(|e| Error::DamagedProgram {
+            what: e.to_string(),
+        })?;
         match file.architecture() {
             Architecture::X86_64 | Architecture::Aarch64 => Ok(Self { file, bytes }),
-            other => Err(damaged(format!("programs for {other:?} cannot be read"))),
+            other => Err(Error::UnsupportedGo {
+                what: format!("a program for {other:?}"),
+            }),
         }
     }
 
@@ -158,6 +162,6 @@ impl<'f> Elf<'f> {
                 }
             }
         }
-        unread.ok_or_else(|| damaged("the process does not map this file"))
+        unread.ok_or_else(|| missing("the process does not map this file"))
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::{Layout, Version};
 use crate::Error;
-use crate::goheap::damaged;
 
 /// `cargo xtask layouts` writes it. One row for each fact: what it is (`o` offset, `s`
 /// size, `c` constant), its name, and its value in each minor release (`1.26`) or with an
@@ -206,10 +205,12 @@ pub(super) fn of_table(table: &str, version: &Version) -> Result<(Layout, Option
     let column = |experiment: &str| columns.iter().position(|c| *c == (minor, experiment));
     let experimental = version.experiments().find_map(column);
     let Some(at) = experimental.or_else(|| column("")) else {
-        return Err(damaged(format!(
-            "it was built by {} and is stripped: the layout of that runtime is not known",
-            version.text
-        )));
+        return Err(Error::UnsupportedGo {
+            what: format!(
+                "a stripped Go program built by {}: the layout of that runtime is not known",
+                version.text
+            ),
+        });
     };
     let mut layout = Layout::default();
     for line in lines {

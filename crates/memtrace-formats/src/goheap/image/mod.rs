@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, HashMap};
 use self::dwarf::{Debug, Sections};
 use self::elf::Elf;
 pub(crate) use self::locals::{FunctionInfo, Local};
-use super::damaged;
 use super::memory::{Region, Window};
+use super::missing;
 use crate::{Error, goexe};
 
 /// The release of Go that built the program.
@@ -53,13 +53,13 @@ impl Layout {
     /// Offset in bytes of a field that every supported release has.
     pub(crate) fn at(&self, field: &str) -> Result<u64, Error> {
         self.find(field)
-            .ok_or_else(|| damaged(format!("the layout of {field} is not known")))
+            .ok_or_else(|| missing(format!("the layout of {field}")))
     }
 
     /// Size in bytes of a type.
     pub(crate) fn size(&self, name: &str) -> Result<u64, Error> {
         let size = self.sizes.get(name).copied();
-        size.ok_or_else(|| damaged(format!("the size of {name} is not known")))
+        size.ok_or_else(|| missing(format!("the size of {name}")))
     }
 }
 
@@ -160,12 +160,13 @@ impl Image {
     /// Reads a program, and keeps what is to be read of its functions.
     ///
     /// # Errors
-    /// [`Error::NotAGoProgram`] where it is none, or none whose runtime can be read.
+    /// What it is instead, or why its runtime cannot be read.
     pub(crate) fn read<'f>(
         executable: &'f [u8],
         memory: &Window<'_>,
         regions: &[Region],
     ) -> Result<(Self, FunctionInfo<'f>), Error> {
+        goexe::look(std::io::Cursor::new(executable))?;
         let elf = Elf::parse(executable)?;
         let bias = elf.bias(memory, regions)?;
         let sections = Sections::read(&elf);
@@ -331,7 +332,7 @@ impl Image {
     /// Address in the process of a variable of the runtime, without the package's name.
     pub(crate) fn variable(&self, name: &str) -> Result<u64, Error> {
         let address = self.variables.get(name).copied();
-        address.ok_or_else(|| damaged(format!("runtime.{name} was not found")))
+        address.ok_or_else(|| missing(format!("runtime.{name}")))
     }
 }
 
@@ -415,7 +416,7 @@ fn version(
         let info = elf.section(".go.buildinfo").map(|(_, info)| info);
         build_info(info.or_else(|| search_info(elf))?)
     });
-    let version = told.ok_or_else(|| damaged("no release of Go is told"))?;
+    let version = told.ok_or_else(|| missing("its release of Go"))?;
     if version.minor < goexe::OLDEST {
         return Err(Error::UnsupportedGo {
             what: goexe::too_old(Some(&version.text)),
@@ -466,8 +467,8 @@ impl Version {
 fn own_layout(executable: &[u8]) -> Result<(Version, Layout), Error> {
     let elf = Elf::parse(executable)?;
     let info = (elf.section(".go.buildinfo")).and_then(|(_, info)| build_info(info));
-    let version = info.ok_or_else(|| damaged("no release of Go is told"))?;
-    let sections = Sections::read(&elf).ok_or_else(|| damaged("no debug information"))?;
+    let version = info.ok_or_else(|| missing("its release of Go"))?;
+    let sections = Sections::read(&elf).ok_or_else(|| missing("debug information"))?;
     Ok((version, sections.debug().layout))
 }
 
@@ -475,7 +476,7 @@ fn own_layout(executable: &[u8]) -> Result<(Version, Layout), Error> {
 /// program with debug information for each release or experiment.
 ///
 /// # Errors
-/// [`Error::NotAGoProgram`] where one is none, or stripped.
+/// Where one is no Go program, or stripped.
 pub fn table_of_layouts(executables: &[Vec<u8>]) -> Result<String, Error> {
     let mut releases = Vec::new();
     for executable in executables {

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::elf::Elf;
 use super::{Layout, Module};
 use crate::Error;
-use crate::goheap::damaged;
 use crate::goheap::memory::Window;
+use crate::goheap::{damaged, missing};
 
 /// A program with that many plugins is damaged.
 const MAX_MODULES: usize = 1024;
@@ -28,7 +28,8 @@ pub(super) fn read(memory: &Window<'_>, layout: &Layout, first: u64) -> Result<V
         at = memory.u64(at.wrapping_add(next)).unwrap_or(0);
     }
     if modules.is_empty() {
-        return Err(damaged("the runtime's account of the program is damaged"));
+        memory.u64(first)?;
+        return Err(damaged("runtime.firstmoduledata"));
     }
     Ok(modules)
 }
@@ -42,13 +43,18 @@ pub(super) fn find(
 ) -> Result<u64, Error> {
     let table = match elf.function_table() {
         Some(address) => address,
-        None => search_table(elf).ok_or_else(|| damaged("no table of functions"))?,
+        None => search_table(elf).ok_or_else(|| missing("the table of functions"))?,
     };
     let wanted = table.wrapping_add(bias).to_le_bytes();
+    let mut lost = None;
     for segment in elf.segments().filter(|s| s.rwx[1]) {
         let start = segment.address.wrapping_add(bias).wrapping_add(7) & !7;
-        let Ok(data) = memory.bytes(start, segment.size.saturating_sub(8), MAX_DATA) else {
-            continue;
+        let data = match memory.bytes(start, segment.size.saturating_sub(8), MAX_DATA) {
+            Ok(data) => data,
+            Err(error) => {
+                lost = lost.or(Some(error));
+                continue;
+            }
         };
         for (i, word) in data.chunks_exact(8).enumerate() {
             if word != wanted {
@@ -60,9 +66,11 @@ pub(super) fn find(
             }
         }
     }
-    Err(damaged(
-        "the runtime's account of the program was not found",
-    ))
+    // Memory that is gone holds nothing.
+    match lost {
+        Some(unreadable) => Err(unreadable.into()),
+        None => Err(missing("runtime.firstmoduledata")),
+    }
 }
 
 /// Address of the table of functions in a file without sections.

@@ -437,7 +437,13 @@ fn memory_that_is_not_the_programs_is_an_error() {
         for executable in [&whole, &stripped(&whole)] {
             let memory = Filled(byte);
             let error = Image::read(executable, &Window::new(&memory), &[]).unwrap_err();
-            assert!(matches!(error, Error::NotAGoProgram { .. }), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    Error::RuntimeNotFound { .. } | Error::DamagedRuntime { .. }
+                ),
+                "{error}"
+            );
         }
     }
 }
@@ -445,10 +451,18 @@ fn memory_that_is_not_the_programs_is_an_error() {
 #[test]
 fn other_files_are_an_error() {
     let tiny = include_bytes!("../../../tests/fixtures/tiny.goexe");
-    for bytes in [&b""[..], b"\x7fELF", &[0; 4096], tiny] {
+    for (bytes, line) in [
+        (&b""[..], "not an ELF program: its file is empty"),
+        (&[0; 4096], "not an ELF program: its file starts with"),
+        (b"\x7fELF", "a program whose file is damaged: "),
+        (
+            tiny,
+            "a Go program whose runtime was not found: its release",
+        ),
+    ] {
         let memory = Filled(0);
-        let read = Image::read(bytes, &Window::new(&memory), &[]);
-        assert!(matches!(read, Err(Error::NotAGoProgram { .. })));
+        let error = Image::read(bytes, &Window::new(&memory), &[]).unwrap_err();
+        assert!(error.to_string().starts_with(line), "{error}");
     }
 }
 
