@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memtrace_collect::goproc::{self, FreezeError, Frozen, Spent};
+use memtrace_collect::goproc::{self, Frozen, Spent};
 use memtrace_collect::{Draft, Options, Target};
 use memtrace_formats::goheap::{self, Process};
 use memtrace_model::{HeapGraph, snapshot};
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::heap::{self, Sums, origin_json};
 use crate::out::{Out, note};
 use crate::progress::Step;
-use crate::source::target_failure;
+use crate::source::{freeze_failure, target_failure};
 use crate::units::bytes;
 
 /// A heap that was read from a process or a core.
@@ -199,6 +199,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
             path.unwrap_or_default()
         ))
     })?;
+    let pid = moment.monotonic.map(|_| frozen.pid());
     let read = goheap::read(&Process {
         executable: &executable,
         memory: &frozen,
@@ -213,7 +214,7 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
     let (pause, program) = (frozen.pause(), program(&frozen));
     // Of a copy that did not last nothing counts, nor what the reader says of it.
     let spent = frozen.thaw().map_err(|error| freeze_failure(&error))?;
-    let (mut graph, warnings) = read.map_err(|error| Failure::failed(from, error))?;
+    let (mut graph, warnings) = read.map_err(|error| unread(from, pid, &error))?;
     drop(step);
     for warning in &warnings {
         note(format_args!("{from}: {warning}"));
@@ -229,6 +230,14 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
         graph,
         cost: is_live.then_some(Cost { pause, spent }),
         reading: moment.here.elapsed(),
+    })
+}
+
+/// What it is that cannot be read: errors of the reader are noun phrases.
+fn unread(from: &str, pid: Option<u32>, error: &memtrace_formats::Error) -> Failure {
+    Failure::Failed(match pid {
+        Some(pid) => format!("process {pid} is {error}"),
+        None => format!("{from}: {error}"),
     })
 }
 
@@ -260,15 +269,6 @@ fn write_whole(
     let mut draft = Draft::of(path).map_err(failed)?;
     write(draft.file())?;
     draft.replace(path).map_err(failed)
-}
-
-/// Whose fault it is that nothing could be frozen.
-fn freeze_failure(error: &FreezeError) -> Failure {
-    let line = error.to_string();
-    match error {
-        FreezeError::Core { .. } | FreezeError::Unsupported { .. } => Failure::Failed(line),
-        _ => Failure::TargetLost(line),
-    }
 }
 
 fn milliseconds(time: Duration) -> f64 {

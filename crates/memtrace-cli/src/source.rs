@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use memtrace_collect::{
-    CollectError, Options, ScrapeError, Scraper, Target, TargetError, TokenSource,
+    CollectError, FreezeError, Options, ScrapeError, Scraper, Target, TargetError, TokenSource,
 };
 use memtrace_formats::pprof;
 use memtrace_model::{Profile, Time};
@@ -156,6 +156,7 @@ pub(crate) fn watch_failure(error: WatchError) -> Failure {
     match error {
         WatchError::Target(CollectError::Target(error)) => target_failure(&error),
         WatchError::Target(CollectError::Scrape(error)) => scrape_failure(&error),
+        WatchError::Target(CollectError::Freeze(error)) => freeze_failure(&error),
         error => Failure::Failed(error.to_string()),
     }
 }
@@ -170,13 +171,25 @@ fn scrape_failure(error: &ScrapeError) -> Failure {
     }
 }
 
+/// A process that ended, or never was, is lost. Where anything else keeps its memory from
+/// being read, the process is there.
+pub(crate) fn freeze_failure(error: &FreezeError) -> Failure {
+    let line = error.to_string();
+    match error {
+        FreezeError::NoSuchProcess { .. } | FreezeError::Gone { .. } => Failure::TargetLost(line),
+        _ => Failure::Failed(line),
+    }
+}
+
 /// What can be no target is wrong usage; what cannot be reached is lost; a file
 /// that is not there has failed.
 pub(crate) fn target_failure(error: &TargetError) -> Failure {
     let line = error.to_string();
     match error {
         TargetError::Unrecognised { .. } | TargetError::Address(_) => Failure::Usage(line),
-        TargetError::NoSuchFile { .. } | TargetError::Folder { .. } => Failure::Failed(line),
+        TargetError::NoSuchFile { .. }
+        | TargetError::Folder { .. }
+        | TargetError::Permission { .. } => Failure::Failed(line),
         _ => Failure::TargetLost(line),
     }
 }
