@@ -366,6 +366,27 @@ fn serve_noise() -> String {
     })
 }
 
+/// How many profiles a store has of the only target.
+fn kept(path: &str) -> u64 {
+    let reader = memtrace_store::Reader::open(path.as_ref()).expect("a store");
+    reader.check().expect("a whole store");
+    let target = reader.targets().expect("its targets")[0].id;
+    let all = memtrace_model::Time(0)..=memtrace_model::Time(i64::MAX);
+    let snapshots = memtrace_store::Kind::ALL.map(|kind| {
+        let found = reader.snapshots(target, kind, all.clone());
+        found.expect("its profiles").filter(Result::is_ok).count() as u64
+    });
+    snapshots.iter().sum()
+}
+
+/// `10 of 15 profiles` in a line: 10 and 15.
+fn lost(line: &str) -> (u64, u64) {
+    let (before, after) = line.split_once(" of ").expect("so many of so many");
+    let lost = before.rsplit(' ').next().and_then(|n| n.parse().ok());
+    let of = after.split(' ').next().and_then(|n| n.parse().ok());
+    (lost.expect("a number"), of.expect("a number"))
+}
+
 #[test]
 fn a_disk_that_is_full() {
     let Some(disk) = Mount::new("size=1m") else {
@@ -388,15 +409,135 @@ fn a_disk_that_is_full() {
     // The watch goes on, and says once that it cannot keep what it sees.
     let output = watch();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(said.matches("not stored").count(), 1, "{said}");
     assert!(said.contains("no space left"), "{said}");
+    // At the end it says what it lost, and has not succeeded; what it did not lose is there.
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    // A smaller one may have had room in between.
+    let full: Vec<&str> = (errors.lines())
+        .filter(|line| line.contains("could not be kept: no space left"))
+        .collect();
+    assert_eq!(full.len(), 2, "{errors}");
+    assert!(errors.lines().count() <= 3, "{errors}");
+    assert!(full[0].starts_with("memtrace: store "), "{errors}");
+    assert_eq!(errors.lines().last(), Some(full[1]), "{errors}");
+    let (lost_first, of_first) = lost(full[0]);
+    let (lost, of) = lost(full[1]);
+    assert!((1..=lost).contains(&lost_first), "{errors}");
+    assert!(of_first < of && lost <= of && of > 10, "{errors}");
+    assert_eq!(kept(&disk.path()), of - lost, "{errors}");
     // With room again, the same store takes up where it left off.
     assert!(disk.mount("remount,size=64m"));
     let output = watch();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(!said.contains("not stored"), "{said}");
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while() {
+    let Some(disk) = Mount::new("size=1m") else {
+        return;
+    };
+    let (url, path) = (serve_noise(), disk.path());
+    let mut watch = memtrace()
+        .args(["watch", &url, "--interval", "200ms", "--for", "1m"])
+        .args(["--json", "--store", &path])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("memtrace starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
+        watch.stderr.take().expect("its stderr"),
+    ));
+    let mut line = || lines.next().expect("a line").expect("a text");
+    let first = line();
+    assert!(first.contains("no space left"), "{first}");
+    assert!(disk.mount("remount,size=64m"));
+    let again = line();
+    assert!(again.ends_with("what comes now is kept again"), "{again}");
+    let (lost_then, of_then) = lost(&again);
+    std::thread::sleep(Duration::from_secs(1));
+    signal(watch.id(), "TERM");
+    let last = line();
+    let status = watch.wait().expect("it ends");
+    assert_eq!(status.code(), Some(1), "{last}");
+    let (lost, of) = lost(&last);
+    assert!(lost == lost_then && of > of_then, "{again} {last}");
+    assert_eq!(kept(&path), of - lost, "{last}");
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args([format!("-{name}"), pid.to_string()])
+        .status();
+    assert!(sent.is_ok_and(|s| s.success()));
+}
+
+/// A service that takes a request and never answers.
+fn serve_silence() -> String {
+    serve(|_, _| std::thread::sleep(Duration::from_secs(600)))
+}
+
+#[test]
+fn one_target_of_two_is_never_read() {
+    let good = serve_noise();
+    let bad = serve(|_, s| reply(s, "404 Not Found", "text/plain", b"404 page not found"));
+    for also in [&[][..], &["--json"], &["--fail-on", "leak"]] {
+        let times = ["--interval", "300ms", "--for", "1s"];
+        let output = run(&[&["watch", &good, &bad], &times[..], also].concat());
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{also:?}: {errors}");
+        let lines: Vec<&str> = errors.lines().collect();
+        assert_eq!(lines.len(), 2, "{errors}");
+        let start = format!("memtrace: {bad}: never read: ");
+        assert!(lines[0].starts_with(&start), "{errors}");
+        assert!(lines[0].contains("no pprof at"), "{errors}");
+        assert_eq!(lines[1], "memtrace: 1 of 2 targets were never read");
+    }
+}
+
+#[test]
+fn no_target_of_two_is_ever_read() {
+    let bad = serve(|_, s| reply(s, "404 Not Found", "text/plain", b"404 page not found"));
+    let nobody = "http://127.0.0.1:1";
+    let output = run(&["watch", &bad, nobody, "--interval", "300ms", "--for", "1s"]);
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    assert_eq!(errors.lines().count(), 3, "{errors}");
+    assert!(errors.contains("connection refused"), "{errors}");
+    assert!(
+        errors.contains("2 of 2 targets were never read"),
+        "{errors}"
+    );
+    // One that can be no target at all is wrong usage, however many others there are.
+    check(
+        &["watch", &bad, "not a target at all"],
+        2,
+        "not a target at all",
+    );
+}
+
+#[test]
+fn a_watch_that_is_stopped_before_it_read_anything() {
+    let url = serve_silence();
+    for (name, also) in [("TERM", &[][..]), ("INT", &["--json"])] {
+        let watch = memtrace()
+            .args(["watch", &url])
+            .args(also)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("memtrace starts");
+        std::thread::sleep(Duration::from_millis(800));
+        signal(watch.id(), name);
+        let output = watch.wait_with_output().expect("it ends");
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    check(&["watch", &url, "--for", "1s"], 3, "");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 use memtrace_analysis::graph::Explanation;
 use memtrace_analysis::leaks;
 use memtrace_analysis::series::{History, Settings};
-use memtrace_collect::{Attached as Place, CollectError, Process, Scraper, Target, TargetError};
+use memtrace_collect::{
+    Attached as Place, CollectError, FreezeError, Process, Scraper, Target, TargetError,
+};
 use memtrace_formats::sdk::{Backlog, Events};
 use memtrace_formats::{Warning, pprof};
 use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Pattern, Profile, Tier, Time};
@@ -38,6 +40,8 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) leaking: usize,
+    /// Profiles that were read.
+    pub(crate) profiles: u64,
     /// Why it could not be read at the end.
     pub(crate) lost: Option<String>,
 }
@@ -56,15 +60,16 @@ pub(crate) async fn watch(
     let started = Instant::now();
     let first = tokio::time::Instant::now() + phase;
     let end = plan.duration.map(|d| first + d);
+    let mut refused = None;
     let attached = tokio::select! {
-        life = attach(&plan, &name, &target, &updates, keeper) => Some(life?),
+        life = attach(&plan, &name, &target, &updates, keeper, &mut refused) => Some(life?),
         () = late(end) => None,
         _ = stopped.wait_for(|&s| s) => None,
     };
     let Some(mut life) = attached else {
         return Ok(Outcome {
-            leaking: 0,
-            lost: Some(format!("{name}: never reached")),
+            lost: Some(refused.unwrap_or_else(|| format!("{name}: never reached"))),
+            ..Outcome::default()
         });
     };
     life.begun().await;
@@ -115,15 +120,15 @@ pub(crate) async fn watch(
 }
 
 /// Finds the target. One of several that cannot be found is told of and sought
-/// again; one alone is an error.
+/// again, and why it was `refused` at last is kept; one alone is an error.
 async fn attach(
     plan: &Plan,
     name: &str,
     target: &Target,
     updates: &mpsc::Sender<Update>,
     keeper: Option<KeepSender>,
+    refused: &mut Option<String>,
 ) -> Result<Life, WatchError> {
-    let mut told = false;
     loop {
         let life = Life::attach(plan, name, target.clone(), updates.clone(), keeper.clone());
         let error = match life.await {
@@ -131,8 +136,8 @@ async fn attach(
             Err(error) if plan.targets.len() == 1 => return Err(error.into()),
             Err(error) => error,
         };
-        if !std::mem::replace(&mut told, true) {
-            let reason = error.to_string();
+        let reason = error.to_string();
+        if refused.replace(reason.clone()).is_none() {
             let event = Event {
                 at: now(),
                 kind: EventKind::Lost { reason },
@@ -230,11 +235,26 @@ impl Life {
                 };
                 let inside = match Inside::attach(pid, &plan.freeze).await {
                     Ok(inside) => inside,
+                    // It tells more, or all there is.
+                    Err(InsideError::Process(memory @ FreezeError::Gone { .. })) => {
+                        return Err(memory.into());
+                    }
+                    Err(InsideError::Process(memory))
+                        if matches!(error, TargetError::Permission { .. }) =>
+                    {
+                        return Err(memory.into());
+                    }
                     Err(InsideError::Process(memory)) => {
                         return Err(CollectError::Closed {
                             endpoint: error,
                             memory: Box::new(memory),
                         });
+                    }
+                    // What it is says more than that it has no endpoint, unless it is not in Go.
+                    Err(InsideError::Program(what))
+                        if !matches!(what, memtrace_formats::Error::NotAGoProgram { .. }) =>
+                    {
+                        return Err(CollectError::Program { pid, what });
                     }
                     Err(_) => return Err(error.into()),
                 };
@@ -734,6 +754,7 @@ impl Life {
         self.send(Update::Summary(summary)).await;
         Outcome {
             leaking: self.ledger.leaking(),
+            profiles: self.profiles,
             lost: self.lost,
         }
     }

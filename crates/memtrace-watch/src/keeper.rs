@@ -1,6 +1,6 @@
 //! The one writer of the store, on a thread of its own: SQLite blocks, targets must not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use memtrace_model::{Event, EventKind, Finding, Gauges, Profile, Time};
 use memtrace_store::{Kind, Options, Reading, Snapshot, Store, StoreError};
 use tokio::sync::mpsc;
 
-use crate::Update;
+use crate::{Update, WatchError};
 
 /// What is to be kept.
 pub(crate) enum Keep {
@@ -38,7 +38,43 @@ pub(crate) type KeepSender = mpsc::Sender<Keep>;
 /// The writer. It ends when the last sender is gone; so it keeps none itself.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    thread: JoinHandle<()>,
+    dir: PathBuf,
+    thread: JoinHandle<Option<Unkept>>,
+}
+
+/// What a store could not keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unkept {
+    /// The folder of the store.
+    pub dir: PathBuf,
+    /// Profiles that were lost, and of how many.
+    pub profiles: u64,
+    /// All profiles that were to be kept.
+    pub of: u64,
+    /// Events and findings that were lost.
+    pub others: u64,
+    /// Why, at last; `None` where the store keeps again what is read.
+    pub reason: Option<String>,
+}
+
+impl std::fmt::Display for Unkept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { profiles, of, .. } = self;
+        write!(
+            f,
+            "store {}: {profiles} of {of} profiles",
+            self.dir.display()
+        )?;
+        match self.others {
+            0 => {}
+            1 => write!(f, " and 1 event or finding")?,
+            n => write!(f, " and {n} events and findings")?,
+        }
+        match &self.reason {
+            Some(reason) => write!(f, " could not be kept: {reason}"),
+            None => write!(f, " could not be kept; what comes now is kept again"),
+        }
+    }
 }
 
 /// How often a store that refuses is complained about.
@@ -48,8 +84,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    /// Opens the store in `dir` and begins to write what is sent. A write that
-    /// fails is told as a warning now and then; later ones are tried again, so that a
+    /// Opens the store in `dir` and begins to write what is sent. What cannot be written is
+    /// counted, and told now and then; what comes later is tried again, so that a
     /// disk that was full goes on being used when there is room.
     pub(crate) fn open(
         dir: &Path,
@@ -57,45 +93,89 @@ impl Keeper {
     ) -> Result<(Self, KeepSender), StoreError> {
         let mut store = Store::create_or_open(dir, Options::default())?;
         let (sender, mut queue) = mpsc::channel::<Keep>(64);
+        let mut unkept = Unkept {
+            dir: dir.to_owned(),
+            profiles: 0,
+            of: 0,
+            others: 0,
+            reason: None,
+        };
+        let tell = move |target: String, at, text: String, unkept: Option<&Unkept>| {
+            let kind = EventKind::Warning { text };
+            let event = Event { at, kind };
+            let _ = updates.blocking_send(Update::Event { target, event });
+            if let Some(unkept) = unkept {
+                let _ = updates.blocking_send(Update::Store(unkept.clone()));
+            }
+        };
         let thread = std::thread::spawn(move || {
-            let mut told: Option<Instant> = None;
-            let mut maintained = Instant::now();
+            let (mut told, mut maintained) = (None, Instant::now());
+            // The last word was that profiles are lost.
+            let mut is_open = false;
+            let is_time = |told: Option<Instant>| told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
             while let Some(keep) = queue.blocking_recv() {
-                let (target, at) = keep.whose();
-                let written = write(&mut store, keep).and_then(|()| {
-                    if maintained.elapsed() >= MAINTAIN_EVERY {
-                        maintained = Instant::now();
-                        store.maintain(at)?;
-                    }
-                    Ok(())
-                });
-                match written {
-                    Ok(()) => {}
-                    Err(_) if told.is_some_and(|at| at.elapsed() < TELL_EVERY) => {}
-                    Err(error) => {
-                        told = Some(Instant::now());
-                        let kind = EventKind::Warning {
-                            text: format!("not stored: {error}"),
+                let ((target, at), profiles) = (keep.whose(), keep.profiles());
+                unkept.of += profiles;
+                match write(&mut store, keep) {
+                    Ok(()) if profiles > 0 && std::mem::take(&mut is_open) => {
+                        let now = Unkept {
+                            reason: None,
+                            ..unkept.clone()
                         };
-                        let _ = updates.blocking_send(Update::Event {
-                            target,
-                            event: Event { at, kind },
-                        });
+                        tell(target.clone(), at, "stored again".to_owned(), Some(&now));
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        unkept.profiles += profiles;
+                        unkept.others += u64::from(profiles == 0);
+                        unkept.reason = Some(error.to_string());
+                        if is_time(told) {
+                            (told, is_open) = (Some(Instant::now()), true);
+                            let text = format!("not stored: {error}");
+                            tell(target.clone(), at, text, Some(&unkept));
+                        }
+                    }
+                }
+                if maintained.elapsed() >= MAINTAIN_EVERY {
+                    maintained = Instant::now();
+                    // A store that is full is told of already.
+                    if let Err(error) = store.maintain(at)
+                        && is_time(told)
+                    {
+                        told = Some(Instant::now());
+                        let text = format!("old data of the store could not be thinned: {error}");
+                        tell(target, at, text, None);
                     }
                 }
             }
+            unkept.reason.is_some().then_some(unkept)
         });
-        Ok((Self { thread }, sender))
+        let dir = dir.to_owned();
+        Ok((Self { dir, thread }, sender))
     }
 
-    /// Waits until everything sent is written.
-    pub(crate) async fn close(self) {
+    /// Waits until everything sent is written; what could not be.
+    pub(crate) async fn close(self) -> Result<Option<Unkept>, WatchError> {
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
         // A panic in the thread is told by its own message.
-        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        match joined {
+            Ok(Ok(unkept)) => Ok(unkept),
+            _ => Err(WatchError::Broken(format!(
+                "the writer of the store {} ended",
+                self.dir.display()
+            ))),
+        }
     }
 }
 
 impl Keep {
+    fn profiles(&self) -> u64 {
+        match self {
+            Self::Reading { profiles, .. } => profiles.len() as u64,
+            Self::Event { .. } | Self::Finding(_) => 0,
+        }
+    }
+
     fn whose(&self) -> (String, Time) {
         match self {
             Self::Reading { target, at, .. } => (target.clone(), *at),

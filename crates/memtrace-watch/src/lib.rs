@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use keeper::Unkept;
 pub use sdk::Sdk;
 pub use snapshots::Snapshots;
 pub use tags::Mark;
@@ -74,6 +75,9 @@ pub enum Update {
     },
     /// A finding is new, changed its tier or pattern, or was resolved.
     Finding(Finding),
+    /// The store could not keep what was read, or, without a reason, keeps it again. Told
+    /// at most once a minute.
+    Store(Unkept),
     /// The watch of a target ended.
     Summary(Summary),
 }
@@ -143,7 +147,14 @@ pub struct Ended {
     pub leaking: usize,
     /// Why there was no target left to watch, where that ended it.
     pub lost: Option<String>,
+    /// Targets of which no profile was ever read, and why.
+    pub never_read: Vec<(String, String)>,
+    /// What the store could not keep; nothing where there is none, or where it kept all.
+    pub unkept: Option<Unkept>,
 }
+
+/// Why nothing was read, where nothing was wrong.
+const TOO_SHORT: &str = "the watch ended before a profile was read";
 
 /// Why a watch cannot begin or go on.
 #[derive(Debug, Error)]
@@ -160,7 +171,7 @@ pub enum WatchError {
         error: StoreError,
     },
     /// For us: a task died.
-    #[error("the watch of a target broke off: {0}")]
+    #[error("the watch broke off: {0}")]
     Broken(String),
 }
 
@@ -168,7 +179,7 @@ pub enum WatchError {
 #[derive(Debug)]
 pub struct Engine {
     stop: watch::Sender<bool>,
-    targets: JoinSet<Result<engine::Outcome, WatchError>>,
+    targets: JoinSet<(String, Result<engine::Outcome, WatchError>)>,
     keeper: Option<keeper::Keeper>,
 }
 
@@ -192,14 +203,16 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
     for (i, target) in plan.targets.iter().enumerate() {
         // Spread over the interval, so that hundreds of targets are not asked at once.
         let phase = plan.interval * (i as u32) / count;
-        targets.spawn(engine::watch(
+        let watch = engine::watch(
             plan.clone(),
             target.clone(),
             phase,
             sender.clone(),
             keep.clone(),
             stopped.clone(),
-        ));
+        );
+        let name = target.clone();
+        targets.spawn(async move { (name, watch.await) });
     }
     Ok((
         Engine {
@@ -228,21 +241,29 @@ impl Engine {
         let (mut watched, mut lost) = (0, None);
         while let Some(done) = self.targets.join_next().await {
             match done {
-                Ok(Ok(outcome)) => {
+                Ok((target, Ok(outcome))) => {
                     ended.leaking += outcome.leaking;
+                    if outcome.profiles == 0 {
+                        let reason = outcome.lost.clone();
+                        let reason = reason.unwrap_or_else(|| TOO_SHORT.to_owned());
+                        ended.never_read.push((target, reason));
+                    }
                     match outcome.lost {
                         Some(reason) => lost = Some(reason),
                         None => watched += 1,
                     }
                 }
-                Ok(Err(error)) => first_error = first_error.or(Some(error)),
+                Ok((target, Err(error))) => {
+                    ended.never_read.push((target, error.to_string()));
+                    first_error = first_error.or(Some(error));
+                }
                 Err(error) => {
                     first_error = first_error.or(Some(WatchError::Broken(error.to_string())))
                 }
             }
         }
         if let Some(keeper) = self.keeper {
-            keeper.close().await;
+            ended.unkept = keeper.close().await?;
         }
         if watched == 0 {
             ended.lost = lost;

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use memtrace_collect::Target;
 use memtrace_model::{Finding, Status, Tier};
 use memtrace_watch::{Ended, Plan, Snapshots, Update};
 use serde_json::json;
@@ -59,19 +60,44 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
         Box::new(lines::Lines)
     };
     let plan = plan(args);
+    let targets = plan.targets.len();
     let ended = runtime.block_on(drive(plan, view.as_mut(), fail_on_leak));
     let finished = view.finish();
     // A target's /proc read or a store's last write must not hold the user up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = ended?;
     finished?;
+    verdict(ended, targets, fail_on_leak)
+}
+
+/// How a watch ends: a leak comes before a target that could not be read, and that before
+/// what the store could not keep. What does not decide is told as well.
+fn verdict(ended: Ended, targets: usize, fail_on_leak: bool) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    if let Some(unkept) = &ended.unkept {
+        failures.push(Failure::Failed(unkept.to_string()));
+    }
+    let unread = &ended.never_read;
+    if targets > 1 && !unread.is_empty() {
+        for (target, reason) in unread {
+            let own = format!("{target}: ");
+            let reason = reason.strip_prefix(&own).unwrap_or(reason);
+            eprintln!("memtrace: {target}: never read: {reason}");
+        }
+        let line = format!("{} of {targets} targets were never read", unread.len());
+        failures.push(Failure::TargetLost(line));
+    } else {
+        let reason = unread.first().map(|(_, reason)| reason.clone());
+        failures.extend(ended.lost.or(reason).map(Failure::TargetLost));
+    }
     if fail_on_leak && ended.leaking > 0 {
-        return Err(Failure::LeakFound);
+        failures.push(Failure::LeakFound);
     }
-    match ended.lost {
-        Some(reason) => Err(Failure::TargetLost(reason)),
-        None => Ok(()),
+    let last = failures.pop();
+    for line in failures.iter().filter_map(Failure::line) {
+        eprintln!("memtrace: {line}");
     }
+    last.map_or(Ok(()), Err)
 }
 
 /// What a service could not bear, or what would say nothing.
@@ -85,6 +111,10 @@ fn check(args: &WatchArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(format!(
             "{file} is a file, not a service; `memtrace top` reads it"
         )));
+    }
+    // Of several, one that can be no target would be told of at the end only.
+    for target in &args.target {
+        Target::parse(target).map_err(|error| crate::source::target_failure(&error))?;
     }
     if args.settle.is_some_and(|s| s < 8 * args.interval) {
         return Err(Failure::Usage(
@@ -188,6 +218,7 @@ impl View for JsonLines {
                 line["target"] = json!(target);
                 out.json(&line)?;
             }
+            Update::Store(unkept) => note(format_args!("{unkept}")),
             Update::Attached(_) | Update::Point(_) => {}
         }
         out.done()

@@ -101,6 +101,7 @@ impl View for Screen {
                 words::pattern(finding.pattern),
                 words::place(finding)
             )),
+            Update::Store(unkept) => self.note(unkept.to_string()),
             Update::Summary(s) => {
                 self.target(&s.target).findings.clone_from(&s.findings);
                 self.summaries.push(s.clone());
