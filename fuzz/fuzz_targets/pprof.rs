@@ -8,6 +8,7 @@ use memtrace_formats::{Limits, folded, pprof, speedscope};
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits {
         max_decompressed: 1 << 20,
+        ..Limits::default()
     };
     let Ok(parsed) = pprof::parse_with(bytes, &limits) else {
         return;

@@ -23,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     text.extend(header.map_or(bytes, |_| rest));
     let limits = Limits {
         max_decompressed: 1 << 20,
+        ..Limits::default()
     };
     let Ok(parsed) = pprof::parse_with(&text, &limits) else {
         return;

@@ -425,13 +425,20 @@ struct Prune {
     keep: Option<Regex>,
 }
 
+/// Bound on a compiled expression, bytes; that for allocators takes a third.
+const MOST_EXPRESSION: usize = 64 << 10;
+/// Longest name that is matched, and bytes of names in all: an expression may take
+/// thousands of steps for each. The names of 50,000 functions.
+const LONGEST_MATCHED: usize = 1 << 10;
+const MOST_MATCHED: usize = 3 << 20;
+
 impl Prune {
     /// `None` when there are none, or when the expressions are none.
     fn of(profile: &Profile) -> Option<Self> {
         // The expression comes from the file: bounded, so that matching it is too.
         let whole = |text: &str| {
             RegexBuilder::new(&format!("^({text})$"))
-                .size_limit(256 << 10)
+                .size_limit(MOST_EXPRESSION)
                 .build()
                 .ok()
         };
@@ -498,12 +505,18 @@ impl Cuts {
             return Self::default();
         };
         let mut names: HashMap<u32, bool> = HashMap::new();
+        let mut left = MOST_MATCHED;
+        let mut drops = |name: &str| {
+            let fits = name.len() <= LONGEST_MATCHED.min(left);
+            left -= if fits { name.len() } else { 0 };
+            fits && prune.drops(name)
+        };
         let drops: Vec<bool> = profile
             .functions
             .iter()
             .map(|f| {
                 let name = profile.text(f.name);
-                !name.is_empty() && *names.entry(f.name.0).or_insert_with(|| prune.drops(name))
+                !name.is_empty() && *names.entry(f.name.0).or_insert_with(|| drops(name))
             })
             .collect();
         let (cuts, first_lines) = profile

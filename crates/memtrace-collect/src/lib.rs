@@ -31,7 +31,7 @@ pub mod target;
 pub use draft::Draft;
 pub use goproc::{FreezeError, Frozen, Method};
 pub use proc::{Exe, ProcError, Process};
-pub use scrape::{Endpoint, Fetched, Options, ScrapeError, Scraper, TokenSource};
+pub use scrape::{Endpoint, Fetched, Options, ScrapeError, Scraper, TokenSource, WATCH_BYTES};
 pub use target::{Attached, Target, TargetError};
 
 /// Any error of this crate, for callers that only print it.

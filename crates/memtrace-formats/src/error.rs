@@ -1,5 +1,7 @@
 use std::fmt;
 
+use memtrace_model::OTHER;
+
 /// Why nothing of the input is usable.
 ///
 /// Sorted by who must act: the one who chose the input, the one who produced it,
@@ -174,6 +176,28 @@ pub enum Warning {
         /// How many.
         count: u64,
     },
+    /// The profile is beyond what one may cost: its lightest samples became one row `[other]`.
+    Folded {
+        /// How many samples.
+        samples: u64,
+    },
+    /// Stacks that are deeper than any program's were cut at their root.
+    Deep {
+        /// How many stacks.
+        count: u64,
+        /// Frames that each of them kept.
+        deepest: u64,
+    },
+    /// Texts that together are too long for the size of the profile were left out.
+    Nameless {
+        /// Entries that have no text now.
+        count: u64,
+    },
+    /// Single texts that no name is as long as; they were cut.
+    Long {
+        /// How many.
+        count: u64,
+    },
     /// A part of a heap could not be read; the rest was.
     Heap {
         /// What is missing.
@@ -221,6 +245,20 @@ impl fmt::Display for Warning {
                 "samples have {values} values, but there are {types} sample types; \
                  only what matches was kept"
             ),
+            Self::Folded { samples } => write!(
+                f,
+                "the profile is too large: the heaviest stacks were kept, and {samples} samples \
+                 of the others are one row {OTHER}"
+            ),
+            Self::Deep { count, deepest } => write!(
+                f,
+                "{count} stacks are deeper than {deepest} frames; what called them is {OTHER}"
+            ),
+            Self::Nameless { count } => write!(
+                f,
+                "the names of the profile are too long: {count} entries are without theirs"
+            ),
+            Self::Long { count } => write!(f, "{count} strings are too long and were cut"),
             Self::Heap { what } => f.write_str(what),
             Self::Lines { first, count } => write!(
                 f,
@@ -305,6 +343,13 @@ mod tests {
                 values: 2,
             },
             Warning::Lines { first: 1, count: 2 },
+            Warning::Folded { samples: 3 },
+            Warning::Deep {
+                count: 1,
+                deepest: 2,
+            },
+            Warning::Nameless { count: 1 },
+            Warning::Long { count: 1 },
             Warning::Heap {
                 what: "5 spans overlap others".into(),
             },

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use memtrace_model::{LabelSetId, LocationId, Profile, StackId, ValueType, folded_frame};
+use memtrace_model::{LabelSetId, LocationId, OTHER, Profile, StackId, ValueType, folded_frame};
 
-use crate::{Error, Warning};
+use crate::budget::{self, Folded};
+use crate::{Error, Limits, Warning};
 
 /// One sample type of a profile as folded stacks, sorted by stack.
 ///
-/// Stacks whose values add up to 0 are left out. A frame without a name is shown
+/// Stacks whose values add up to 0 are left out. Where their names are more than a machine
+/// bears, the heaviest are written and the rest is one line [`OTHER`]. A frame without a name is shown
 /// by its binary or its address. A `;` within a name becomes `:`; see [`folded_frame`].
 #[must_use]
 pub fn write(profile: &Profile, sample_type: usize) -> String {
@@ -26,8 +28,13 @@ pub fn write(profile: &Profile, sample_type: usize) -> String {
             }
         }
     }
+    let (keep, rest) = budget::written(profile, &totals);
     let mut lines: BTreeMap<String, i64> = BTreeMap::new();
-    for (i, &total) in totals.iter().enumerate().filter(|(_, t)| **t != 0) {
+    if rest != 0 {
+        lines.insert(OTHER.to_owned(), rest);
+    }
+    let kept = totals.iter().enumerate().filter(|&(i, _)| keep[i]);
+    for (i, &total) in kept.filter(|(_, t)| **t != 0) {
         let frames: Vec<String> = profile
             .frames(StackId(i as u32))
             .map(|frame| frame_name(&frame))
@@ -64,6 +71,9 @@ pub(crate) fn frame_name(frame: &memtrace_model::FrameRef<'_>) -> String {
     folded_frame(&name)
 }
 
+/// Bytes that are read before the memory they took is looked at.
+const MEASURE_EVERY: usize = 1 << 20;
+
 /// Folded stacks that were read.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -96,7 +106,13 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     // A location per name, in the order of first sight: interned names are numbered
     // like that too, after what is there already.
     let mut locations: BTreeMap<u32, LocationId> = BTreeMap::new();
+    let (mut folded, mut unmeasured, mut is_full) = (Folded::default(), 0, false);
     for (i, line) in text.lines().enumerate() {
+        unmeasured += line.len();
+        if unmeasured >= MEASURE_EVERY {
+            unmeasured = 0;
+            is_full |= profile.memory() > Limits::default().max_memory;
+        }
         let line = line.trim_end();
         if line.is_empty() {
             continue;
@@ -116,8 +132,13 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
             continue;
         };
         any = true;
+        if is_full {
+            folded.take(&[value]);
+            continue;
+        }
         stack.clear();
         for name in frames.rsplit(';').filter(|f| !f.is_empty()) {
+            let name = budget::cut(name);
             let id = profile.intern(name);
             let p = &mut profile;
             stack.push(
@@ -141,6 +162,13 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
             start: format!("\"{}\"", bytes[..bytes.len().min(24)].escape_ascii()),
         });
     }
+    if folded.samples > 0 {
+        warnings.push(Warning::Folded {
+            samples: folded.samples,
+        });
+        folded.add_to(&mut profile);
+    }
+    budget::keep_within(&mut profile, bytes.len() as u64, &mut warnings);
     if bad > 0 {
         warnings.push(Warning::Lines {
             first: first_bad,

@@ -10,13 +10,29 @@ use crate::Error;
 pub struct Limits {
     /// Most bytes that compressed data may unpack to.
     pub max_decompressed: u64,
+    /// Bytes that the profile may take in memory while it is read. Beyond, the lightest
+    /// samples are folded into one, and further definitions are left out.
+    pub max_memory: usize,
 }
 
 impl Default for Limits {
-    /// 1 GiB: some ten million samples.
+    /// For a file that somebody named: 1 GiB, some ten million samples, and what they take.
     fn default() -> Self {
         Self {
             max_decompressed: 1 << 30,
+            max_memory: 2 << 30,
+        }
+    }
+}
+
+impl Limits {
+    /// For one of many services that are watched: 32 MiB, a heap profile of 50,000 stacks, of
+    /// which the largest programs have a tenth.
+    #[must_use]
+    pub fn live() -> Self {
+        Self {
+            max_decompressed: 32 << 20,
+            max_memory: 32 << 20,
         }
     }
 }
@@ -190,6 +206,7 @@ mod tests {
             bytes,
             &Limits {
                 max_decompressed: limit,
+                ..Limits::default()
             },
         );
         let (text, stop) = rest(&mut window);

@@ -18,6 +18,7 @@
 //! are there, never with a number that they claim, and [`Limits`] bound what a
 //! small file may unpack to.
 
+mod budget;
 mod error;
 pub mod folded;
 pub mod goexe;

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
-use memtrace_model::{FrameRef, Profile, StackId, to_json};
+use memtrace_model::{FrameRef, OTHER, Profile, StackId, to_json};
 use serde::Serialize;
 
+use crate::budget;
 use crate::folded::frame_name;
 
 #[derive(Serialize)]
@@ -52,7 +53,8 @@ struct Sampled<'a> {
 /// One sample type of a profile as a sampled profile of speedscope.
 ///
 /// Stacks that are equal are one sample. Those whose values do not add up to more
-/// than 0 are left out: the format has no place for them.
+/// than 0 are left out: the format has no place for them. As for folded stacks, what is
+/// beyond the bearable is one sample [`OTHER`].
 #[must_use]
 pub fn write(profile: &Profile, sample_type: usize) -> Vec<u8> {
     let width = profile.sample_types.len();
@@ -67,7 +69,9 @@ pub fn write(profile: &Profile, sample_type: usize) -> Vec<u8> {
     let mut frames = Vec::new();
     let mut known: HashMap<(String, &str, i64), u32> = HashMap::new();
     let (mut samples, mut weights) = (Vec::new(), Vec::new());
-    for (i, &total) in totals.iter().enumerate().filter(|(_, t)| **t > 0) {
+    let (keep, rest) = budget::written(profile, &totals);
+    let kept = totals.iter().enumerate().filter(|&(i, _)| keep[i]);
+    for (i, &total) in kept.filter(|(_, t)| **t > 0) {
         let mut stack: Vec<u32> = profile
             .frames(StackId(i as u32))
             .map(|frame: FrameRef<'_>| {
@@ -87,6 +91,15 @@ pub fn write(profile: &Profile, sample_type: usize) -> Vec<u8> {
         weights.push(total);
     }
 
+    if rest > 0 {
+        frames.push(Frame {
+            name: OTHER.to_owned(),
+            file: "",
+            line: None,
+        });
+        samples.push(vec![frames.len() as u32 - 1]);
+        weights.push(rest);
+    }
     let shown = profile.sample_types.get(sample_type);
     let name = shown.map_or("", |t| profile.text(t.kind));
     let file = File {

@@ -69,6 +69,20 @@ impl<T: Copy + Eq + Hash> Lists<T> {
         self.ends.len()
     }
 
+    /// How many items all lists have together.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Bytes that the column takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.items.capacity() * size_of::<T>()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.index.allocation_size()
+    }
+
     /// Whether there is no list at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -161,6 +175,14 @@ impl Strings {
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Bytes that the column takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.text.capacity()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.index.allocation_size()
     }
 
     /// Never true: the empty string is always there.

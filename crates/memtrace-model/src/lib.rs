@@ -40,7 +40,7 @@ pub use hot::{HOT_SCHEMA, HotLine, HotPattern, HotRuntime, HotSite, HotTotal, ho
 pub use intern::{Lists, Strings};
 pub use profile::{
     FrameRef, Function, FunctionId, Label, LabelSetId, LabelValue, Line, Location, LocationId,
-    Mapping, MappingId, Profile, StackId, StackKey, StringId, ValueType,
+    Mapping, MappingId, OTHER, Profile, StackId, StackKey, StringId, ValueType,
 };
 pub use series::{Gauge, Gauges, Series};
 pub use time::Time;

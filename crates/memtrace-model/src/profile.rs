@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -190,11 +191,29 @@ pub struct FrameRef<'a> {
     pub inlined: bool,
 }
 
+/// Name of the only frame of the row that stands for everything beyond a budget.
+pub const OTHER: &str = "[other]";
+
 /// Identity of a stack across profiles, processes and files: 128-bit XXH3 of its
 /// frames (function, file, line; binary and offset where there are no symbols).
 /// Addresses of symbolised frames do not count, so it survives a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackKey(pub u128);
+
+impl StackKey {
+    /// The key of the stack whose only frame is [`OTHER`]: what it stands for changes from
+    /// profile to profile, so that nothing can be said of it as of a stack.
+    #[must_use]
+    pub fn other() -> Self {
+        static KEY: LazyLock<StackKey> = LazyLock::new(|| {
+            let mut profile = Profile::default();
+            let stack = profile.other_stack();
+            let keys = profile.stack_keys();
+            keys.get(stack.index()).copied().unwrap_or_default()
+        });
+        *KEY
+    }
+}
 
 impl Profile {
     /// The text behind `id`; empty when there is none.
@@ -228,6 +247,28 @@ impl Profile {
             ..Location::default()
         });
         LocationId(self.locations.len() as u32 - 1)
+    }
+
+    /// Adds the stack whose only frame is [`OTHER`].
+    pub fn other_stack(&mut self) -> StackId {
+        let location = self.add_location(OTHER, 0);
+        StackId(self.stacks.intern(&[location]).unwrap_or(0))
+    }
+
+    /// Bytes that its columns take.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.strings.memory()
+            + self.stacks.memory()
+            + self.label_sets.memory()
+            + self.values.capacity() * size_of::<i64>()
+            + self.sample_types.capacity() * size_of::<ValueType>()
+            + self.mappings.capacity() * size_of::<Mapping>()
+            + self.functions.capacity() * size_of::<Function>()
+            + self.lines.capacity() * size_of::<Line>()
+            + self.locations.capacity() * size_of::<Location>()
+            + self.sample_stacks.capacity() * size_of::<StackId>()
+            + self.sample_labels.capacity() * size_of::<LabelSetId>()
     }
 
     /// Number of samples.

@@ -21,12 +21,24 @@ use crate::reader::SampleType;
 use crate::sampled::Counts;
 use crate::varint::{Cursor, put, put_signed};
 
-/// Name of the row that stands for all rows beyond the limit.
-pub(crate) const OTHER: &str = "[other]";
 /// Most values of a row that are kept.
 const MAX_WIDTH: usize = 64;
 /// Most strings the writer remembers; those of every profile are few.
 const TEXTS: usize = 10_000;
+/// Most bytes of a string that is remembered: longer ones are looked up.
+const LONG_TEXT: usize = 256;
+/// Most stacks and rows that it remembers, 32 bytes each: those of a hundred services.
+const NUMBERS: usize = 1 << 18;
+/// Most label sets, and most headers, which may be long.
+const SETS: usize = 1 << 14;
+const HEADERS: usize = 64;
+
+/// Forgets all where it is too much: the file knows it, too.
+fn forget<K, V>(known: &mut HashMap<K, V>, most: usize) {
+    if known.len() > most {
+        *known = HashMap::new();
+    }
+}
 const GO_HEAP: [&str; 4] = [
     "alloc_objects",
     "alloc_space",
@@ -61,6 +73,10 @@ impl Writer {
         max_labels: u32,
     ) -> Result<Frame, StoreError> {
         let width = profile.sample_types.len().min(MAX_WIDTH);
+        forget(&mut self.stacks, NUMBERS);
+        forget(&mut self.rows, NUMBERS);
+        forget(&mut self.labels, SETS);
+        forget(&mut self.headers, HEADERS);
         let header = self.header(db, profile, width)?;
         let go_heap = width == 4
             && profile.period > 0
@@ -113,7 +129,7 @@ impl Writer {
         }
         if let Some(sum) = other {
             let mut p = Profile::default();
-            let stack = other_stack(&mut p);
+            let stack = p.other_stack();
             let key = p.stack_keys()[0];
             let stack = self.stack(db, &p, stack, key)?;
             let (none, _) = self.label_set(db, &p, LabelSetId(0), max_labels)?;
@@ -171,7 +187,9 @@ impl Writer {
         if texts.len() >= TEXTS {
             texts.clear();
         }
-        texts.insert(text.to_owned(), id);
+        if text.len() <= LONG_TEXT {
+            texts.insert(text.to_owned(), id);
+        }
         Ok(id)
     }
 
@@ -419,21 +437,6 @@ fn heaviest(p: &Profile, max: usize) -> (Vec<u32>, Option<Vec<i64>>) {
         }
     }
     (all, Some(sum))
-}
-
-fn other_stack(p: &mut Profile) -> StackId {
-    let name = p.intern(OTHER);
-    p.functions.push(Function {
-        name,
-        system_name: name,
-        ..Function::default()
-    });
-    p.lines.push(Line::default());
-    p.locations.push(Location {
-        line_count: 1,
-        ..Location::default()
-    });
-    StackId(p.stacks.intern(&[LocationId(0)]).unwrap_or(0))
 }
 
 fn drop_empty(f: &mut Frame) {

@@ -1,8 +1,9 @@
 //! The life of one target.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
 use std::collections::{HashMap, HashSet};
+use std::mem::Discriminant;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use memtrace_analysis::graph::Explanation;
 use memtrace_analysis::leaks;
@@ -11,10 +12,10 @@ use memtrace_collect::{
     Attached as Place, CollectError, FreezeError, Process, Scraper, Target, TargetError,
 };
 use memtrace_formats::sdk::{Backlog, Events};
-use memtrace_formats::{Warning, pprof};
+use memtrace_formats::{Limits, Warning, pprof};
 use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Pattern, Profile, Tier, Time};
 use memtrace_store::Kind;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
 
 use crate::follow::Follower;
@@ -24,7 +25,7 @@ use crate::ledger::Ledger;
 use crate::sdk::Sdk;
 use crate::snapshots::Teller;
 use crate::{Attached, Plan, Point, Summary, Update, WatchError};
-use crate::{program, runtime_calls};
+use crate::{pool, program, runtime_calls};
 
 /// The text form of a heap profile stops the world for its memory statistics:
 /// never more often than this.
@@ -32,6 +33,10 @@ const CALLS_GAP: Duration = Duration::from_secs(60);
 
 /// A copy of the heap is taken for suspicions at most so often.
 const LOOKS_GAP: Duration = Duration::from_secs(60);
+
+/// Profiles of a target that wait for the writer of the store, KiB; the target waits beyond.
+/// So the large ones of one target delay its own next profile, not those of others.
+const UNWRITTEN_KIB: usize = 16 << 10;
 
 /// How long a profile may still be on its way when the watch should end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -200,6 +205,10 @@ struct Life {
     /// Whether the program's file was read, or tried.
     code_read: bool,
     sdk: Sdk,
+    /// Kinds of warnings about the newest profile: they are told once, not with every profile.
+    warned: HashSet<Discriminant<Warning>>,
+    /// What the writer may still have to write of it.
+    room: Arc<Semaphore>,
     notes: Vec<String>,
     /// Findings for which a copy of the heap was taken, and when the last one was.
     looked: HashSet<(Subject, Tier)>,
@@ -302,6 +311,8 @@ impl Life {
             asked: None,
             code_read: false,
             sdk: Sdk::default(),
+            warned: HashSet::new(),
+            room: Arc::new(Semaphore::new(UNWRITTEN_KIB)),
             notes,
             looked: HashSet::new(),
             looked_at: None,
@@ -372,11 +383,13 @@ impl Life {
         if self.lost.take().is_some() {
             self.event(EventKind::Recovered).await;
         }
-        for warning in &warnings {
-            self.event(EventKind::Warning {
-                text: warning.to_string(),
-            })
-            .await;
+        let kinds = warnings.iter().map(std::mem::discriminant).collect();
+        let told = std::mem::replace(&mut self.warned, kinds);
+        for warning in warnings {
+            if !told.contains(&std::mem::discriminant(&warning)) {
+                let text = warning.to_string();
+                self.event(EventKind::Warning { text }).await;
+            }
         }
         self.profiles += 1;
         let took = begun.elapsed();
@@ -393,22 +406,28 @@ impl Life {
         }];
         profiles.extend(self.goroutines(at).await);
 
-        let mut restarted = false;
-        for taken in &profiles {
-            let profile = &taken.profile;
-            match taken.kind {
-                Kind::Heap => {
-                    if let Some(column) = profile.sample_type("inuse_space") {
-                        gauges.set(Gauge::HeapInuse, profile.total(column) as f64);
+        let taken = move |history: &mut History| {
+            let mut restarted = false;
+            for taken in &profiles {
+                let profile = &taken.profile;
+                match taken.kind {
+                    Kind::Heap => {
+                        if let Some(column) = profile.sample_type("inuse_space") {
+                            gauges.set(Gauge::HeapInuse, profile.total(column) as f64);
+                        }
+                        restarted |= history.heap(at, profile);
                     }
-                    restarted |= self.history.heap(at, profile);
-                }
-                Kind::Goroutine => {
-                    gauges.set(Gauge::Goroutines, profile.total(0) as f64);
-                    self.history.goroutines(at, profile);
+                    Kind::Goroutine => {
+                        gauges.set(Gauge::Goroutines, profile.total(0) as f64);
+                        history.goroutines(at, profile);
+                    }
                 }
             }
-        }
+            (profiles, gauges, restarted)
+        };
+        let Some((profiles, mut gauges, restarted)) = self.with_history(taken).await else {
+            return;
+        };
         if restarted {
             self.restarted("its counters fell".into()).await;
         }
@@ -421,15 +440,41 @@ impl Life {
         self.history.gauges(at, &gauges);
         if self.keeper.is_some() {
             let target = self.name.clone();
+            let size = |t: &Taken| (t.profile.memory() + t.raw.len()) / 1024 + 1;
+            let size = profiles.iter().map(size).sum::<usize>().min(UNWRITTEN_KIB);
+            let room = Arc::clone(&self.room).acquire_many_owned(size as u32);
+            let room = room.await.ok();
             self.keep(Keep::Reading {
                 target,
                 at,
                 profiles,
                 gauges: gauges.clone(),
+                room,
             })
             .await;
         }
         self.judge(at, gauges).await;
+    }
+
+    /// Does what may take a while with the history. Whoever drops this is left with an empty
+    /// one, and so is who works with one that makes it panic: that is told.
+    async fn with_history<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut History) -> T + Send + 'static,
+    ) -> Option<T> {
+        let empty = History::new(self.history.settings());
+        let mut history = std::mem::replace(&mut self.history, empty);
+        let done = pool::run(move || {
+            let done = work(&mut history);
+            (history, done)
+        });
+        let Some((history, done)) = done.await else {
+            let reason = "its profile cannot be judged".to_owned();
+            self.cannot_read(reason).await;
+            return None;
+        };
+        self.history = history;
+        Some(done)
     }
 
     /// Whether it was read, from its memory, and still runs.
@@ -468,7 +513,10 @@ impl Life {
 
     /// Assesses the history and tells what is new.
     async fn judge(&mut self, at: Time, gauges: Gauges) {
-        let assessment = self.history.assess();
+        let assess = |history: &mut History| history.assess();
+        let Some(assessment) = self.with_history(assess).await else {
+            return;
+        };
         if self.history.hides_calls(&assessment) {
             self.learn_calls().await;
         }
@@ -569,9 +617,9 @@ impl Life {
         match &mut self.means {
             Means::Endpoint(scraper) => {
                 let fetched = scraper.heap().await.map_err(|e| e.to_string())?;
-                let parsed = pprof::parse(&fetched.body)
-                    .map_err(|e| format!("{}: {e}", scraper.endpoint()))?;
-                Ok((parsed.profile, fetched.body, parsed.warnings))
+                let (parsed, body) = parse(fetched.body).await;
+                let parsed = parsed.map_err(|e| format!("{}: {e}", scraper.endpoint()))?;
+                Ok((parsed.profile, body, parsed.warnings))
             }
             Means::Inside(inside) => {
                 let profile = inside.heap(at).await.map_err(|e| e.to_string())?;
@@ -610,7 +658,8 @@ impl Life {
         let (profile, raw) = match &mut self.means {
             Means::Endpoint(scraper) => {
                 let fetched = scraper.goroutines().await.ok()??;
-                (pprof::parse(&fetched.body).ok()?.profile, fetched.body)
+                let (parsed, body) = parse(fetched.body).await;
+                (parsed.ok()?.profile, body)
             }
             Means::Inside(inside) => {
                 let profile = inside.goroutines(at).await?;
@@ -758,6 +807,16 @@ impl Life {
             lost: self.lost,
         }
     }
+}
+
+/// Reads a profile that a service sent; gives its bytes back.
+async fn parse(body: Vec<u8>) -> (Result<pprof::Parsed, String>, Vec<u8>) {
+    let read = pool::run(move || {
+        let parsed = pprof::parse_with(&body, &Limits::live());
+        (parsed.map_err(|e| e.to_string()), body)
+    });
+    let cannot = || (Err("it cannot be read".to_owned()), Vec::new());
+    read.await.unwrap_or_else(cannot)
 }
 
 /// The time of day, which never runs backwards: a clock that is set back must not

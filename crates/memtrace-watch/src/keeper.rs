@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use memtrace_model::{Event, EventKind, Finding, Gauges, Profile, Time};
 use memtrace_store::{Kind, Options, Reading, Snapshot, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{Update, WatchError};
 
@@ -18,6 +18,8 @@ pub(crate) enum Keep {
         at: Time,
         profiles: Vec<Taken>,
         gauges: Gauges,
+        /// What it takes of the room that its target has in the queue.
+        room: Option<OwnedSemaphorePermit>,
     },
     /// Something that happened.
     Event { target: String, event: Event },
@@ -77,6 +79,9 @@ impl std::fmt::Display for Unkept {
     }
 }
 
+/// What may wait to be written: much more than one target sends before it has to wait.
+const QUEUE: usize = 1024;
+
 /// How often a store that refuses is complained about.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -92,7 +97,7 @@ impl Keeper {
         updates: mpsc::Sender<Update>,
     ) -> Result<(Self, KeepSender), StoreError> {
         let mut store = Store::create_or_open(dir, Options::default())?;
-        let (sender, mut queue) = mpsc::channel::<Keep>(64);
+        let (sender, mut queue) = mpsc::channel::<Keep>(QUEUE);
         let mut unkept = Unkept {
             dir: dir.to_owned(),
             profiles: 0,
@@ -192,6 +197,7 @@ fn write(store: &mut Store, keep: Keep) -> Result<(), StoreError> {
             at,
             profiles,
             gauges,
+            room: _room,
         } => {
             let target = store.target(&target)?;
             let snapshots: Vec<Snapshot<'_>> = profiles

@@ -10,6 +10,7 @@ mod follow;
 mod inside;
 mod keeper;
 mod ledger;
+mod pool;
 mod program;
 mod runtime_calls;
 mod sdk;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use keeper::Unkept;
+pub use runtime_calls::MOST_NAMES;
 pub use sdk::Sdk;
 pub use snapshots::Snapshots;
 pub use tags::Mark;

@@ -6,7 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use memtrace_collect::{Process, ScrapeError, Scraper};
 use memtrace_formats::pprof;
 
-use crate::program;
+use crate::{pool, program};
+
+/// Calls whose names are asked for, those of the heaviest stacks; a service has a hundred.
+pub const MOST_NAMES: usize = 2000;
 
 /// For the functions and lines that a stack shows, the leaf first, the runtime
 /// functions that it leaves out. Two requests; where a service has no symbol page, the
@@ -16,10 +19,19 @@ pub(crate) async fn fetch(
     process: Option<&Process>,
 ) -> Result<HashMap<Vec<(String, i64)>, Vec<String>>, ScrapeError> {
     let text = scraper.mem_stats().await?;
-    let mut stacks = pprof::runtime_calls(&text.body);
+    let read = pool::run(move || pprof::runtime_calls(&text.body));
+    let mut stacks = read.await.unwrap_or_default();
     // Of stacks that look alike, the one that holds most speaks.
     stacks.sort_by_key(|s| s.live_bytes);
-    let addresses: BTreeSet<u64> = stacks.iter().flat_map(|s| &s.addresses).copied().collect();
+    let addresses = stacks.iter().rev().flat_map(|s| &s.addresses).copied();
+    let mut some = BTreeSet::new();
+    for address in addresses {
+        if some.len() >= MOST_NAMES {
+            break;
+        }
+        some.insert(address);
+    }
+    let addresses = some;
     let addresses: Vec<u64> = addresses.into_iter().collect();
     let names = match (scraper.symbols(&addresses).await, process) {
         (Ok(names), _) => names,

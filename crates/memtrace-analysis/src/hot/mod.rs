@@ -12,7 +12,7 @@ mod patterns;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-use memtrace_model::{Frame, HOT_SCHEMA, HotSite, Profile, folded_frame};
+use memtrace_model::{Frame, HOT_SCHEMA, HotSite, OTHER, Profile, folded_frame};
 use statkit::count::poisson_interval;
 
 pub use increments::Incomparable;
@@ -53,6 +53,12 @@ pub const LEAST_SAMPLES: u64 = 8;
 /// at the rate that Go samples with by default.
 pub const QUIET: f64 = 512.0 * 1024.0;
 
+/// Bytes of the frames of all stacks that are looked at; what allocates least beyond is one
+/// stack [`OTHER`]. A million frames of common names.
+const MOST_FRAMES: usize = 256 << 20;
+/// What a frame takes beside its names, bytes.
+const FRAME: usize = 64;
+
 /// Coverage of the intervals.
 const LEVEL: f64 = 0.95;
 
@@ -70,8 +76,35 @@ pub fn hot(old: &Profile, new: &Profile, seconds: f64, by: By) -> Result<Hot, In
     };
     let mut sites: HashMap<Frame, Vec<Stack>> = HashMap::new();
     let mut folded: Vec<String> = Vec::new();
-    for group in found.chunk_by(|a, b| a.stack == b.stack) {
-        let frames: Vec<Frame> = new.frames(group[0].stack).map(Frame::from).collect();
+    let mut groups: Vec<&[Increment]> = found.chunk_by(|a, b| a.stack == b.stack).collect();
+    groups.sort_by_key(|g| std::cmp::Reverse(sum(g.iter().map(|i| i.bytes))));
+    let mut left = MOST_FRAMES;
+    let mut other = Vec::new();
+    let kept: Vec<(Vec<Frame>, &[Increment])> = groups
+        .into_iter()
+        .filter_map(|group| {
+            let room = left;
+            let frames = new.frames(group[0].stack).map_while(|f| {
+                left = left.checked_sub(FRAME + f.function.len() + f.file.len())?;
+                Some(Frame::from(f))
+            });
+            let frames: Vec<Frame> = frames.collect();
+            if new.frames(group[0].stack).nth(frames.len()).is_some() {
+                left = room;
+                other.extend_from_slice(group);
+                return None;
+            }
+            Some((frames, group))
+        })
+        .collect();
+    let rest = (!other.is_empty()).then(|| {
+        let frame = Frame {
+            function: OTHER.to_owned(),
+            ..Frame::default()
+        };
+        (vec![frame], &other[..])
+    });
+    for (frames, group) in kept.into_iter().chain(rest) {
         let stack = Stack::new(frames, group.to_vec());
         folded.push(stack.folded(seconds));
         sites.entry(stack.site(by)).or_default().push(stack);

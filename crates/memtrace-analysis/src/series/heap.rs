@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use memtrace_model::{LabelSetId, LabelValue, Profile, StackId, StackKey, StringId};
+use memtrace_model::{LabelSetId, LabelValue, LocationId, Profile, StackId, StackKey, StringId};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,6 +18,9 @@ pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
     let rows = rows_by(profile, |i| keys.get(stack(i).index()).copied());
     rows.into_iter().map(|(row, i)| (row, stack(i))).unzip()
 }
+
+/// Labels of a sample that are kept.
+const MOST_LABELS: usize = 64;
 
 /// Text labels of a sample, as (key, value).
 pub(super) type Labels = Vec<(String, String)>;
@@ -48,13 +51,16 @@ pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
         .into_iter()
         .map(|(row, i)| {
             let labels = profile.label_sets.get(set(i).unwrap_or(0) as u32);
-            let texts = labels.iter().filter_map(|l| match l.value {
-                LabelValue::Text(value) => {
-                    let text = |id| super::tags::cut(profile.text(id));
-                    Some((text(l.key), text(value)))
-                }
-                LabelValue::Number(..) => None,
-            });
+            let texts = labels
+                .iter()
+                .take(MOST_LABELS)
+                .filter_map(|l| match l.value {
+                    LabelValue::Text(value) => {
+                        let text = |id| super::tags::cut(profile.text(id));
+                        Some((text(l.key), text(value)))
+                    }
+                    LabelValue::Number(..) => None,
+                });
             (row, texts.collect())
         })
         .collect()
@@ -116,12 +122,16 @@ fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec
     rows
 }
 
-/// Whether a goroutine stands in the allocator: it helps the collector or waits for it, and
-/// will go on. Many do so at a time on a busy machine.
-fn is_allocating(profile: &Profile, stack: StackId) -> bool {
-    profile
-        .frames(stack)
-        .any(|f| matches!(f.function, "runtime.mallocgc" | "runtime.gcStart"))
+/// Locations in the allocator: a goroutine that stands there helps the collector or waits for
+/// it, and will go on. Many do so at a time on a busy machine.
+fn allocating(profile: &Profile) -> Vec<bool> {
+    let is = |name: &str| matches!(name, "runtime.mallocgc" | "runtime.gcStart");
+    (0..profile.locations.len() as u32)
+        .map(|l| {
+            let mut frames = profile.frames_of(LocationId(l));
+            frames.any(|f| is(f.function))
+        })
+        .collect()
 }
 
 /// Rows of a goroutine profile: exact counts, no births.
@@ -134,6 +144,7 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
         return (Vec::new(), Vec::new());
     };
     let keys = profile.stack_keys();
+    let allocating = allocating(profile);
     let mut rows: Vec<(Row, StackId)> = Vec::new();
     let mut index: HashMap<StackKey, usize> = HashMap::new();
     for i in 0..profile.len() {
@@ -141,7 +152,8 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
         let Some(&key) = keys.get(stack.index()) else {
             continue;
         };
-        if is_allocating(profile, stack) {
+        let mut locations = profile.stack(stack).iter();
+        if locations.any(|l| allocating.get(l.index()) == Some(&true)) {
             continue;
         }
         let n = profile.row(i).get(count).copied().unwrap_or(0).max(0) as u64;

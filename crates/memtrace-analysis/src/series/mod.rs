@@ -20,6 +20,7 @@ mod array;
 mod before;
 mod bound;
 mod estimate;
+mod frames;
 mod growing;
 mod heap;
 mod leaking;
@@ -30,7 +31,7 @@ mod tags;
 mod tests;
 mod window;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Series, StackId};
@@ -73,8 +74,9 @@ impl Settings {
 
 /// Everything known of one process over time, and what it says.
 ///
-/// Memory is bounded: some 24 KB for each stack that was ever seen alive, at most
-/// 4,096 stacks; points older than the newest 256 are thinned.
+/// Memory is bounded, whatever the profiles hold: at most 4,096 stacks of each kind are
+/// followed, points older than the newest 256 are thinned, and earlier where stacks are
+/// many; some 50 MB are never exceeded, and a service of 500 stacks takes a tenth.
 #[derive(Clone, Debug)]
 pub struct History {
     settings: Settings,
@@ -83,9 +85,7 @@ pub struct History {
     goroutines: Lane,
     gauges: HashMap<Gauge, Series>,
     restarts: Vec<Time>,
-    frames: HashMap<StackKey, Vec<Frame>>,
-    /// Stacks whose calls into the runtime were asked for.
-    calls_known: HashSet<StackKey>,
+    frames: frames::Frames,
     /// Stacks found before the last restart.
     found_before: HashMap<StackKey, Tier>,
     code: Option<Code>,
@@ -183,6 +183,10 @@ const MOST_COMPANIONS: usize = 64;
 const LARGE_ARRAY: u64 = 64 << 10;
 /// False-discovery rate over the stacks of one process.
 const FDR: f64 = 1e-3;
+/// What a goroutine weighs beside memory, bytes: its stack, at first.
+const GOROUTINE: u64 = 2048;
+/// Bytes of the labels of all samples that are kept.
+const LABEL_BYTES: usize = 4 << 20;
 /// Points of a gauge that are kept.
 const GAUGE_POINTS: usize = 512;
 
@@ -193,12 +197,11 @@ impl History {
         Self {
             settings,
             started: None,
-            heap: Lane::default(),
+            heap: Lane::of_heap(),
             goroutines: Lane::default(),
             gauges: HashMap::new(),
             restarts: Vec::new(),
-            frames: HashMap::new(),
-            calls_known: HashSet::new(),
+            frames: frames::Frames::default(),
             found_before: HashMap::new(),
             code: None,
             tags: tags::Tags::default(),
@@ -241,11 +244,24 @@ impl History {
         if rows.is_empty() && self.labelled.times.is_empty() {
             return;
         }
+        let size = |labels: &heap::Labels| -> usize {
+            let text = |(key, value): &(String, String)| key.len() + value.len();
+            labels.iter().map(|l| text(l) + size_of_val(l)).sum()
+        };
+        let mut bytes: usize = self.labels.values().map(size).sum();
         for (row, labels) in rows.iter().zip(labels) {
-            self.labels.entry(row.key).or_insert(labels);
+            if self.labels.contains_key(&row.key) {
+                continue;
+            }
+            bytes += size(&labels);
+            if bytes > LABEL_BYTES {
+                // What is left out says nothing of its labels.
+                break;
+            }
+            self.labels.insert(row.key, labels);
         }
         self.labelled.push(at, &rows, |r| r.bytes as f64);
-        if self.labels.len() > 4 * self.labelled.columns.len() + 1024 {
+        if self.labels.len() > 4 * self.labelled.columns.len() + 1024 || bytes > LABEL_BYTES {
             let known = &self.labelled.columns;
             self.labels.retain(|key, _| known.contains_key(key));
         }
@@ -296,7 +312,7 @@ impl History {
         let found = self.assess();
         self.found_before
             .extend(found.stacks.iter().map(|s| (s.key, s.tier)));
-        self.heap = Lane::default();
+        self.heap = Lane::of_heap();
         self.goroutines = Lane::default();
         self.gauges.clear();
         // Another build may have been started.
@@ -313,7 +329,7 @@ impl History {
     /// Frames of a stack, the leaf first; empty when it was never seen alive.
     #[must_use]
     pub fn frames(&self, key: StackKey) -> &[Frame] {
-        self.frames.get(&key).map_or(&[], Vec::as_slice)
+        self.frames.get(key)
     }
 
     /// Whose growth it is, by label, that these stacks grew since `onset` (`None`: since
@@ -342,35 +358,15 @@ impl History {
     /// [`Self::runtime_calls`] was not told of it yet.
     #[must_use]
     pub fn hides_calls(&self, assessment: &Assessment) -> bool {
-        assessment.stacks.iter().any(|s| {
-            s.source == SampleKind::Heap
-                && !self.calls_known.contains(&s.key)
-                && !self.frames(s.key).first().is_some_and(is_runtime)
-        })
+        let mut stacks = assessment.stacks.iter();
+        stacks.any(|s| s.source == SampleKind::Heap && self.frames.hides_calls(s.key))
     }
 
     /// Tells what stacks call in the runtime, which the profile leaves out: for the
     /// functions and lines that are shown (the leaf first), the functions below
     /// them. Every stack seen so far counts as told.
     pub fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<String>>) {
-        for (&key, frames) in &mut self.frames {
-            self.calls_known.insert(key);
-            if frames.first().is_some_and(is_runtime) {
-                continue;
-            }
-            let shown: Vec<(String, i64)> = frames
-                .iter()
-                .map(|f| (f.function.clone(), f.line))
-                .collect();
-            let Some(functions) = calls.get(&shown) else {
-                continue;
-            };
-            let hidden = functions.iter().map(|function| Frame {
-                function: function.clone(),
-                ..Frame::default()
-            });
-            frames.splice(0..0, hidden);
-        }
+        self.frames.runtime_calls(calls);
     }
 
     /// Tells what the program's code calls; a restart forgets it.
@@ -385,21 +381,16 @@ impl History {
     }
 
     fn resolve(&mut self, profile: &Profile, rows: &[Row], stacks: &[StackId]) {
-        for (row, &stack) in rows.iter().zip(stacks) {
-            if row.live > 0 {
-                self.frames
-                    .entry(row.key)
-                    .or_insert_with(|| profile.frames(stack).map(Frame::from).collect());
-            }
-        }
-        if self.frames.len() > 4 * (self.heap.columns.len() + self.goroutines.columns.len()) + 1024
-        {
-            let (heap, goroutines) = (&self.heap.columns, &self.goroutines.columns);
-            self.frames
-                .retain(|k, _| heap.contains_key(k) || goroutines.contains_key(k));
-            let frames = &self.frames;
-            self.calls_known.retain(|k| frames.contains_key(k));
-        }
+        let (heap, goroutines) = (&self.heap.columns, &self.goroutines.columns);
+        self.frames.add(profile, rows, stacks, |key| {
+            let bytes = heap.get(&key).map_or(0, |c| c.last().bytes);
+            let count = goroutines.get(&key).map_or(0, |c| c.last().objects);
+            bytes.max(count.saturating_mul(GOROUTINE))
+        });
+        let followed = heap.len() + goroutines.len();
+        self.frames.retain(followed, |key| {
+            heap.contains_key(&key) || goroutines.contains_key(&key)
+        });
     }
 
     /// What can be said now: every stack that grows, decided from the points so
@@ -759,10 +750,6 @@ fn companion(
         labels: Vec::new(),
         evidence: Vec::new(),
     }
-}
-
-fn is_runtime(frame: &Frame) -> bool {
-    frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/")
 }
 
 struct Verdict {

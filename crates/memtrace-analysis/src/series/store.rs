@@ -77,9 +77,15 @@ impl Column {
 const MAX_POINTS: usize = 512;
 const MAX_STACKS: usize = 4096;
 const MAX_DORMANT: usize = 65_536;
+/// Cells of all stacks of a heap, 40 bytes each: 768 stacks have all points, 4,096 stacks 96.
+const HEAP_CELLS: usize = 768 * MAX_POINTS;
+/// The same of goroutines and of labels.
+const CELLS: usize = 512 * MAX_POINTS;
+/// Points that are kept however many stacks there are: rather fewer stacks than fewer points.
+const LEAST_POINTS: usize = 64;
 
 /// All stacks of one kind of profile of one run of the process.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub times: Vec<Time>,
     /// Bytes (heap) or goroutines alive over all stacks, at each point.
@@ -89,10 +95,34 @@ pub(super) struct Lane {
     pub columns: HashMap<StackKey, Column>,
     /// Stacks never seen alive, with their counter: they cost no column.
     dormant: HashMap<StackKey, u64>,
-    seen: Vec<StackKey>,
+    /// How many stacks of the newest profile are followed.
+    seen: usize,
+    max_cells: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            times: Vec::new(),
+            totals: Vec::new(),
+            total_births: Vec::new(),
+            columns: HashMap::new(),
+            dormant: HashMap::new(),
+            seen: 0,
+            max_cells: CELLS,
+        }
+    }
 }
 
 impl Lane {
+    /// The lane that verdicts mostly are about: it may take more memory.
+    pub(super) fn of_heap() -> Self {
+        Self {
+            max_cells: HEAP_CELLS,
+            ..Self::default()
+        }
+    }
+
     /// Whether allocation counters stand lower than before, which no process does
     /// to itself: it was restarted between the two profiles. Stacks that are
     /// missing do not count, a profile may be cut short.
@@ -119,9 +149,11 @@ impl Lane {
         let dt = self.times.last().map_or(0.0, |&last| at.since(last));
         self.times.push(at);
         self.totals.push(rows.iter().map(weigh).sum());
-        self.seen.clear();
+        self.seen = 0;
         let mut born = 0.0;
-        for row in rows {
+        // What the row of all others stands for changes: it is in the total alone.
+        let other = StackKey::other();
+        for row in rows.iter().filter(|row| row.key != other) {
             if !self.columns.contains_key(&row.key) {
                 if row.live == 0 {
                     if self.dormant.len() >= MAX_DORMANT {
@@ -164,10 +196,10 @@ impl Lane {
                 .max(last.births);
                 born += f64::from(births - last.births);
                 column.push(births, live, row.bytes, row.objects, dt);
-                self.seen.push(row.key);
+                self.seen += 1;
             }
         }
-        if self.seen.len() < self.columns.len() {
+        if self.seen < self.columns.len() {
             // A stack without a row has nothing alive.
             for column in self.columns.values_mut() {
                 if column.first + column.cells.len() <= point {
@@ -182,8 +214,20 @@ impl Lane {
             self.thin();
         }
         if self.columns.len() > MAX_STACKS {
-            self.drop_lightest();
+            self.drop_lightest(MAX_STACKS);
         }
+        while self.cells() > self.max_cells {
+            if self.times.len() > LEAST_POINTS {
+                self.thin();
+            } else {
+                self.drop_lightest(self.columns.len() - 1);
+            }
+        }
+    }
+
+    /// Cells of all columns together.
+    fn cells(&self) -> usize {
+        self.columns.values().map(|c| c.cells.len()).sum()
     }
 
     /// Drops every second point of the older half, the very first kept.
@@ -199,21 +243,24 @@ impl Lane {
         retain(&mut self.total_births, 0, keep);
         for column in self.columns.values_mut() {
             retain(&mut column.cells, column.first, keep);
+            column.cells.shrink_to(column.cells.len() * 5 / 4);
             column.first = to[column.first];
         }
     }
 
-    /// Forgets the stacks with the least bytes alive, down to the limit.
-    fn drop_lightest(&mut self) {
+    /// Forgets the stacks with the least bytes alive, an eighth below the limit.
+    fn drop_lightest(&mut self, limit: usize) {
         let mut weights: Vec<(u64, StackKey)> = self
             .columns
             .iter()
             .map(|(k, c)| (c.last().bytes, *k))
             .collect();
         weights.sort_unstable();
-        let excess = self.columns.len() - MAX_STACKS * 7 / 8;
+        let excess = self.columns.len() - limit * 7 / 8;
         for (_, key) in weights.into_iter().take(excess) {
-            if let Some(column) = self.columns.remove(&key) {
+            if let Some(column) = self.columns.remove(&key)
+                && self.dormant.len() < MAX_DORMANT
+            {
                 self.dormant
                     .insert(key, column.base + u64::from(column.last().births));
             }

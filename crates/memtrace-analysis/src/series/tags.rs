@@ -12,9 +12,9 @@ use memtrace_model::{
 /// Moments that are kept; beyond, every second one goes.
 const MOST_MOMENTS: usize = 32;
 /// Cells (stack, label) of one moment that are kept, the largest first.
-const MOST_CELLS: usize = 8_192;
+const MOST_CELLS: usize = 4_096;
 /// Labels that are remembered.
-const MOST_LABELS: usize = 16_384;
+const MOST_LABELS: usize = 8_192;
 /// Longer keys and values are cut, characters.
 const LONGEST: usize = 128;
 
@@ -98,9 +98,13 @@ impl Tags {
                 continue;
             }
             for &label in labels.iter() {
+                // Chosen from many more than are kept.
+                if held.len() >= 16 * MOST_CELLS && !held.contains_key(&(key, label)) {
+                    continue;
+                }
                 let cell = held.entry((key, label)).or_default();
-                cell.objects += value(objects);
-                cell.bytes += bytes.map_or(0, value);
+                cell.objects = cell.objects.saturating_add(value(objects));
+                cell.bytes = cell.bytes.saturating_add(bytes.map_or(0, value));
             }
         }
         if held.len() > MOST_CELLS {

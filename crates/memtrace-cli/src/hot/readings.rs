@@ -6,15 +6,12 @@ use std::time::Duration;
 use memtrace_collect::{CollectError, Fetched, Scraper, Target, TargetError};
 use memtrace_formats::pprof::{self, MemStats, Parsed};
 use memtrace_model::{HotRuntime, Profile, Time};
-use memtrace_watch::Sdk;
+use memtrace_watch::{MOST_NAMES, Sdk};
 
 use crate::args::HotArgs;
 use crate::failure::Failure;
 use crate::out::{note, notes_are_read};
 use crate::source;
-
-/// Calls into the runtime whose names are asked for; a service has a hundred.
-const MOST_NAMES: usize = 2000;
 
 /// A cumulative profile.
 pub(super) struct Reading {

@@ -128,6 +128,7 @@ fn plan(args: WatchArgs) -> Plan {
     let mut access = crate::source::access(&args.access);
     // Repeats end within an interval, but a slow answer gets its time.
     access.interval = args.interval.clamp(Duration::from_secs(5), access.interval);
+    access.max_bytes = memtrace_collect::WATCH_BYTES;
     let is_asked = args.snapshots.is_some() || !args.snapshot_on.is_empty();
     let snapshots = is_asked.then(|| Snapshots {
         verdicts: args.snapshots.is_some(),

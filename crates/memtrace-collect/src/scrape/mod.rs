@@ -42,11 +42,17 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// How long what the SDK tells is waited for, and the largest answer, bytes.
 const SDK_PATIENCE: Duration = Duration::from_secs(2);
-const SDK_BYTES: u64 = 8 << 20;
+const SDK_BYTES: u64 = 2 << 20;
+/// Longest name of a function that is taken from the service, bytes.
+const LONGEST_NAME: usize = 1024;
 /// Addresses in one request for their names: it must fit into the line of a GET.
 const SYMBOLS_AT_ONCE: usize = 200;
 /// How much of an answer that is not a profile is read to say what it was.
 const ERROR_BODY: usize = 4096;
+
+/// Largest answer of a service that is watched, bytes: the heap profile of the largest programs
+/// takes a tenth, compressed, and what is not compressed (their calls into the runtime) about half.
+pub const WATCH_BYTES: u64 = 16 << 20;
 
 /// How to talk to a service.
 #[derive(Clone, Debug)]
@@ -67,7 +73,8 @@ pub struct Options {
     pub read_timeout: Duration,
     /// Longest time for one request as a whole.
     pub total_timeout: Duration,
-    /// Largest answer, bytes as sent (profiles come compressed).
+    /// Largest answer, bytes as sent (profiles come compressed). Default 256 MiB, for one
+    /// profile that somebody asked for; who watches many services takes [`WATCH_BYTES`].
     pub max_bytes: u64,
     /// How often a failed request is repeated within the interval.
     pub retries: u32,
@@ -361,7 +368,10 @@ impl Scraper {
             let text = String::from_utf8_lossy(&fetched.body);
             names.extend(text.lines().filter_map(|line| {
                 let (address, name) = line.strip_prefix("0x")?.split_once(' ')?;
-                Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
+                let address = u64::from_str_radix(address, 16).ok();
+                let name = &name[..name.floor_char_boundary(LONGEST_NAME)];
+                // What was not asked for is not taken.
+                Some((address.filter(|a| some.contains(a))?, name.to_owned()))
             }));
         }
         Ok(names)

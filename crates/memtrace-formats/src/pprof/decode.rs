@@ -16,6 +16,7 @@ use memtrace_model::{
 };
 
 use super::wire::{Bad, Reader, Value, numbers};
+use crate::budget::{self, Folded};
 use crate::gzip::{Stop, Window};
 use crate::{Error, Limits, Warning};
 
@@ -31,10 +32,15 @@ pub(super) fn decode(
     let stop = loop {
         let mut reader = Reader::new(window.bytes());
         let before = reader.len();
+        let mut measured = before;
         let bad = loop {
             match reader.field() {
                 Ok((field, value)) => decoder.field(field, value)?,
                 Err(bad) => break bad,
+            }
+            if measured - reader.len() >= MEASURE_EVERY {
+                measured = reader.len();
+                decoder.keep_within(limits.max_memory);
             }
         };
         let consumed = before - reader.len();
@@ -59,9 +65,13 @@ pub(super) fn decode(
         }
     };
     decoder.check(&stop, limits, !warnings.is_empty(), start)?;
-    let profile = decoder.finish(&mut warnings);
+    let mut profile = decoder.finish(&mut warnings);
+    budget::keep_within(&mut profile, offset, &mut warnings);
     Ok((profile, warnings))
 }
+
+/// Bytes that are read before the memory they took is looked at. A byte takes some 30 at most.
+const MEASURE_EVERY: usize = 64 << 10;
 
 /// Ids of the file to numbers in the order of first sight.
 #[derive(Default)]
@@ -71,6 +81,8 @@ struct Ids {
     sparse: HashMap<u64, u32>,
     /// Row of each number, [`NONE`] as long as it is not defined.
     rows: Vec<u32>,
+    /// Number of all ids that are met from now on; they cannot be defined.
+    beyond: Option<u32>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -88,6 +100,9 @@ impl Ids {
         if let Some(&n) = self.sparse.get(&id) {
             return n;
         }
+        if let Some(beyond) = self.beyond {
+            return beyond;
+        }
         let number = self.rows.len() as u32;
         self.rows.push(NONE);
         // Ids are mostly 1, 2, 3…; the table may be four times as long as what is in it.
@@ -103,9 +118,27 @@ impl Ids {
         number
     }
 
+    /// Takes in no more ids than there are.
+    fn close(&mut self) {
+        let rows = &mut self.rows;
+        self.beyond.get_or_insert_with(|| {
+            rows.push(NONE);
+            rows.len() as u32 - 1
+        });
+    }
+
+    fn memory(&self) -> usize {
+        self.dense.capacity() * size_of::<u32>()
+            + self.sparse.capacity() * (size_of::<(u64, u32)>() + 1)
+            + self.rows.capacity() * size_of::<u32>()
+    }
+
     /// Says that `id` is defined in row `row`; `false` when it was already.
     fn define(&mut self, id: u64, row: usize) -> bool {
         let number = self.number(id) as usize;
+        if self.beyond == Some(number as u32) {
+            return false;
+        }
         let free = self.rows[number] == NONE;
         if free {
             self.rows[number] = row as u32;
@@ -161,12 +194,19 @@ struct Decoder {
     default_sample_type: StringId,
     /// Values of a sample, taken from the first one.
     width: Option<usize>,
+    /// Samples that were folded while reading, for the memory that they took.
+    folded: Folded,
+    /// Memory for mappings, functions and locations is used up: no more are defined.
+    rows_full: bool,
+    strings_full: bool,
 
     stack: Vec<LocationId>,
     row: Vec<i64>,
     labels: Vec<Label>,
 
     not_utf8: u64,
+    too_long: u64,
+    too_many: u64,
     bad_fields: u64,
     bad_messages: u64,
     bad_samples: u64,
@@ -179,6 +219,13 @@ struct Decoder {
 impl Decoder {
     fn field(&mut self, field: u64, value: Value<'_>) -> Result<(), Error> {
         match (field, value) {
+            (1, Value::Bytes(_))
+                if self.profile.sample_types.len() >= budget::MOST_SAMPLE_TYPES =>
+            {
+                self.too_many += 1;
+            }
+            (3..=5, Value::Bytes(_)) if self.rows_full => self.too_many += 1,
+            (6, Value::Bytes(_)) if self.strings_full => self.too_many += 1,
             (1, Value::Bytes(b)) => match self.value_type(b) {
                 Some(t) => self.profile.sample_types.push(t),
                 None => self.bad_messages += 1,
@@ -206,7 +253,11 @@ impl Decoder {
             (12, Value::Number(n)) => self.profile.period = n as i64,
             (13, value) => {
                 let mut comments = std::mem::take(&mut self.profile.comments);
-                if !numbers(value, |n| comments.push(self.text(n))) {
+                let take = |n| match comments.len() < budget::MOST_COMMENTS {
+                    true => comments.push(self.text(n)),
+                    false => self.too_many += 1,
+                };
+                if !numbers(value, take) {
                     self.bad_fields += 1;
                 }
                 self.profile.comments = comments;
@@ -235,9 +286,37 @@ impl Decoder {
         if self.table.is_empty() && !text.is_empty() {
             self.first_string_not_empty = true;
         }
-        let number = self.profile.strings.intern(&text);
+        let short = budget::cut(&text);
+        self.too_long += u64::from(short.len() < text.len());
+        let number = self.profile.strings.intern(short);
         self.table_differs |= number as usize != self.table.len();
         self.table.push(number);
+    }
+
+    /// Folds the lightest samples, or leaves out further definitions, so that the memory is
+    /// little more than `most`: half of it is for samples, a quarter each for rows and strings.
+    fn keep_within(&mut self, most: usize) {
+        let ids = self.mappings.memory() + self.functions.memory() + self.locations.memory();
+        let profile = &self.profile;
+        let samples = profile.stacks.memory()
+            + profile.label_sets.memory()
+            + profile.values.capacity() * size_of::<i64>()
+            + profile.sample_stacks.capacity() * size_of::<StackId>()
+            + profile.sample_labels.capacity() * size_of::<LabelSetId>();
+        let strings = profile.strings.memory() + self.table.capacity() * size_of::<u32>();
+        let rows = profile.memory() - samples - profile.strings.memory() + ids;
+        self.strings_full |= strings > most / 4;
+        if rows > most / 4 && !self.rows_full {
+            self.rows_full = true;
+            self.mappings.close();
+            self.functions.close();
+            self.locations.close();
+        }
+        if let Some(width) = self.width.filter(|_| samples > most / 2)
+            && let Some(folded) = budget::fold_lightest(&mut self.profile, width, most as u64 / 8)
+        {
+            self.folded.merge(&folded);
+        }
     }
 
     fn value_type(&mut self, bytes: &[u8]) -> Option<ValueType> {
@@ -490,6 +569,12 @@ impl Decoder {
         let strings = self.resolve_strings();
         dangling.push(("strings", strings));
         let profile = &mut self.profile;
+        if self.folded.samples > 0 {
+            warnings.push(Warning::Folded {
+                samples: self.folded.samples,
+            });
+            std::mem::take(&mut self.folded).add_to(profile);
+        }
         let default = self.default_sample_type;
         profile.default_sample_type = (default.0 != 0)
             .then(|| profile.sample_types.iter().position(|t| t.kind == default))
@@ -500,6 +585,7 @@ impl Decoder {
             ("damaged entries", self.bad_messages),
             ("fields of a wrong type", self.bad_fields),
             ("lines without a function", self.bad_lines),
+            ("entries beyond a limit", self.too_many),
         ] {
             if count > 0 {
                 warnings.push(Warning::Dropped { what, count });
@@ -518,6 +604,11 @@ impl Decoder {
             if count > 0 {
                 warnings.push(Warning::Dangling { what, count });
             }
+        }
+        if self.too_long > 0 {
+            warnings.push(Warning::Long {
+                count: self.too_long,
+            });
         }
         if self.not_utf8 > 0 {
             warnings.push(Warning::Encoding {

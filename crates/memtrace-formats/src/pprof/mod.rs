@@ -74,7 +74,7 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
             let start = printable(window.bytes());
             let (bytes, stop) = gzip::rest(&mut window);
             let text = String::from_utf8_lossy(&bytes);
-            let mut parsed = read(&text).ok_or(Error::NotAProfile { start })?;
+            let mut parsed = read(&text, limits).ok_or(Error::NotAProfile { start })?;
             match stop {
                 Stop::End => {}
                 Stop::Corrupt(what) => parsed.warnings.push(Warning::Compression { what }),
@@ -121,7 +121,7 @@ fn lines_in_order(profile: &mut Profile) {
 /// What the bytes are.
 enum Form {
     Message,
-    Text(fn(&str) -> Option<Parsed>),
+    Text(fn(&str, &Limits) -> Option<Parsed>),
     Html,
     Unsupported(&'static str),
 }

@@ -417,6 +417,7 @@ fn nothing_usable_is_an_error() {
 fn a_bomb_stops_at_the_limit() {
     let limits = Limits {
         max_decompressed: 1 << 20,
+        ..Limits::default()
     };
     // Sound until the limit, then nothing more is read.
     let sound = small(|w| {

@@ -21,7 +21,12 @@ use build::{Builder, Frame};
 use scan::{Scan, hex_numbers};
 
 use super::Parsed;
-use crate::Warning;
+use crate::{Limits, Warning};
+
+/// Frames of one stack that are read, far more than any program writes.
+const MOST_FRAMES: usize = 1 << 16;
+/// Frames of all stacks whose calls into the runtime are told; the heaviest come first.
+const MOST_CALLS: usize = 1 << 18;
 
 /// Lines that make no sense.
 #[derive(Default)]
@@ -112,8 +117,8 @@ fn unsample(count: i64, size: i64, rate: i64) -> (i64, i64) {
 }
 
 /// Go's and tcmalloc's heap text.
-pub(super) fn heap(text: &str) -> Option<Parsed> {
-    heap_with(text, false)
+pub(super) fn heap(text: &str, limits: &Limits) -> Option<Parsed> {
+    heap_with(text, limits, false)
 }
 
 /// Reads `heap?debug=1` of Go like [`parse`](super::parse), but the calls into the runtime
@@ -122,17 +127,17 @@ pub(super) fn heap(text: &str) -> Option<Parsed> {
 /// is no such text.
 #[must_use]
 pub fn with_runtime_calls(text: &[u8]) -> Option<Parsed> {
-    heap_with(&String::from_utf8_lossy(text), true)
+    heap_with(&String::from_utf8_lossy(text), &Limits::default(), true)
 }
 
-fn heap_with(text: &str, with_runtime: bool) -> Option<Parsed> {
+fn heap_with(text: &str, limits: &Limits, with_runtime: bool) -> Option<Parsed> {
     let mut lines = text.lines().enumerate().peekable();
     let header = lines
         .by_ref()
         .find(|(_, l)| !l.trim().is_empty())
         .and_then(|(_, l)| heap_header(l))?;
 
-    let mut b = Builder::default();
+    let mut b = Builder::new(limits);
     b.profile.period = header.period;
     b.profile.period_type = value_type(&mut b, "space", "bytes");
     let kinds: &[_] = if header.with_alloc {
@@ -178,7 +183,7 @@ fn heap_with(text: &str, with_runtime: bool) -> Option<Parsed> {
     }
     b.memory_map(maps::entries(text));
     b.legacy_frames();
-    Some(b.done(&bad, mem_stats))
+    Some(b.done(&bad, mem_stats, text.len()))
 }
 
 /// The calls of one stack of `heap?debug=1` that Go leaves out of every symbolised
@@ -206,7 +211,8 @@ pub fn runtime_calls(text: &[u8]) -> Vec<RuntimeCalls> {
         ..header
     };
     let mut found = Vec::new();
-    while let Some((_, line)) = lines.next() {
+    let mut told = 0;
+    while let Some((_, line)) = lines.next_if(|_| told < MOST_CALLS) {
         let Some((values, _, addresses)) = heap_sample(line.trim(), &unscaled) else {
             continue;
         };
@@ -217,6 +223,7 @@ pub fn runtime_calls(text: &[u8]) -> Vec<RuntimeCalls> {
         let calls = addresses.iter().map(|a| a.wrapping_sub(1));
         let hidden: Vec<u64> = calls.take_while(|&a| a != first.address).collect();
         if !hidden.is_empty() && hidden.len() < addresses.len() {
+            told += hidden.len() + frames.len();
             found.push(RuntimeCalls {
                 addresses: hidden,
                 shown: frames.iter().map(|f| (f.name.to_owned(), f.line)).collect(),
@@ -293,6 +300,9 @@ where
             .rsplit_once(':')
             .and_then(|(file, line)| Some((file, line.parse().ok()?)))
             .unwrap_or((place, 0));
+        if found.frames.len() >= MOST_FRAMES {
+            continue;
+        }
         found.frames.push(Frame {
             address,
             name,
@@ -318,14 +328,14 @@ pub(super) fn is_count_header(line: &str) -> bool {
 }
 
 /// Go's counting profiles.
-pub(super) fn count(text: &str) -> Option<Parsed> {
+pub(super) fn count(text: &str, limits: &Limits) -> Option<Parsed> {
     let mut lines = text.lines().enumerate().peekable();
     let kind = lines
         .by_ref()
         .find(|(_, l)| !l.trim().is_empty() && !l.trim().starts_with('#'))
         .and_then(|(_, l)| count_header(l))?;
 
-    let mut b = Builder::default();
+    let mut b = Builder::new(limits);
     b.sample_types(&[(kind, "count")]);
     b.profile.period_type = value_type(&mut b, kind, "count");
     b.profile.period = 1;
@@ -343,12 +353,17 @@ pub(super) fn count(text: &str) -> Option<Parsed> {
             continue;
         };
         let comments = comments(&mut lines);
+        // They are interned before the sample can be refused.
+        if b.is_full(comments.labels.len()) {
+            b.sample(&[count], addresses.iter().copied(), &[], &[], false);
+            continue;
+        }
         let labels: Vec<Label> = comments
             .labels
             .iter()
             .map(|(key, value)| Label {
-                key: b.profile.intern(key),
-                value: LabelValue::Text(b.profile.intern(value)),
+                key: b.intern(key),
+                value: LabelValue::Text(b.intern(value)),
             })
             .collect();
         let addresses = addresses.iter().map(|a| a.wrapping_sub(1));
@@ -356,7 +371,7 @@ pub(super) fn count(text: &str) -> Option<Parsed> {
     }
     b.memory_map(maps::entries(text));
     b.legacy_frames();
-    Some(b.done(&bad, None))
+    Some(b.done(&bad, None, text.len()))
 }
 
 /// `1 @ 0x44cb3 0x45045`

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use memtrace_model::{
     Function, FunctionId, Label, LabelSetId, Line, Location, LocationId, Mapping, MappingId,
-    Profile, StackId, ValueType,
+    Profile, StackId, StringId, ValueType,
 };
 
 use super::maps::Entry;
 use super::{BadLines, MemStats};
+use crate::budget::{self, Folded};
 use crate::pprof::Parsed;
+use crate::{Limits, Warning};
 
 /// A symbolised frame beside its address.
 pub(super) struct Frame<'a> {
@@ -19,9 +21,23 @@ pub(super) struct Frame<'a> {
     pub(super) line: i64,
 }
 
+/// What a location, a function or a stack that is met takes in the tables below, bytes.
+const TABLE_ENTRY: usize = 64;
+/// Frames that are read before the memory they took is looked at.
+const MEASURE_EVERY: usize = 4096;
+/// Comparisons of an address with a mapping, a tenth of a second: a hundred thousand
+/// addresses in a program of six hundred parts.
+const MOST_COMPARISONS: usize = 1 << 26;
+
 #[derive(Default)]
 pub(super) struct Builder {
     pub(super) profile: Profile,
+    /// Bytes that all of it may take. Beyond, samples are folded: these forms have the
+    /// heaviest first.
+    max_memory: usize,
+    is_full: bool,
+    unmeasured: usize,
+    folded: Folded,
     by_address: HashMap<u64, LocationId>,
     /// Calls into the runtime that are left out here, but may be shown on a stack that
     /// has nothing else: they stay bare, so that a stack is the same in every reading.
@@ -31,6 +47,30 @@ pub(super) struct Builder {
 }
 
 impl Builder {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            max_memory: limits.max_memory,
+            ..Self::default()
+        }
+    }
+
+    /// Whether memory is used up, now that so many frames more are to be taken in.
+    pub(super) fn is_full(&mut self, frames: usize) -> bool {
+        self.unmeasured += frames + 1;
+        if self.unmeasured >= MEASURE_EVERY && !self.is_full {
+            self.unmeasured = 0;
+            let entries =
+                self.by_address.capacity() + self.left_out.capacity() + self.functions.capacity();
+            self.is_full = self.profile.memory() + entries * TABLE_ENTRY > self.max_memory;
+        }
+        self.is_full
+    }
+
+    /// A text, cut where it is too long to be a name.
+    pub(super) fn intern(&mut self, text: &str) -> StringId {
+        self.profile.intern(budget::cut(text))
+    }
+
     pub(super) fn sample_types(&mut self, types: &[(&str, &str)]) {
         for (kind, unit) in types {
             let value_type = ValueType {
@@ -52,6 +92,10 @@ impl Builder {
         labels: &[Label],
         with_runtime: bool,
     ) {
+        if self.is_full(addresses.size_hint().0 + frames.len()) {
+            self.folded.take(values);
+            return;
+        }
         let stack: Vec<LocationId> = if let Some(first) = frames.first() {
             let mut addresses = addresses.peekable();
             let mut stack = Vec::new();
@@ -97,11 +141,11 @@ impl Builder {
         if self.profile.locations[id.index()].line_count == 0 {
             let first = self.profile.lines.len();
             for call in calls.iter().filter(|c| !c.name.is_empty()) {
-                let name = self.profile.intern(call.name);
+                let name = self.intern(call.name);
                 let function = Function {
                     name,
                     system_name: name,
-                    file: self.profile.intern(call.file),
+                    file: self.intern(call.file),
                     start_line: 0,
                 };
                 let line = Line {
@@ -146,6 +190,8 @@ impl Builder {
             main.start = 0x40_0000;
             main.offset = 0;
         }
+        // The program itself is the first.
+        entries.truncate(MOST_COMPARISONS / self.profile.locations.len().max(1));
 
         let mut unknown = None;
         for i in 0..self.profile.locations.len() {
@@ -182,8 +228,8 @@ impl Builder {
                 start: entry.start,
                 limit: entry.limit,
                 offset: entry.offset,
-                file: self.profile.intern(&entry.file),
-                build_id: self.profile.intern(&entry.build_id),
+                file: self.intern(&entry.file),
+                build_id: self.intern(&entry.build_id),
                 ..Mapping::default()
             };
             self.profile.mappings.push(mapping);
@@ -227,16 +273,30 @@ impl Builder {
         p.keep_frames = p.intern(keep);
     }
 
-    pub(super) fn done(mut self, bad: &BadLines, mem_stats: Option<MemStats>) -> Parsed {
+    /// The profile, of a text of so many bytes.
+    pub(super) fn done(
+        mut self,
+        bad: &BadLines,
+        mem_stats: Option<MemStats>,
+        read: usize,
+    ) -> Parsed {
+        let mut warnings = Vec::new();
+        if self.folded.samples > 0 {
+            warnings.push(Warning::Folded {
+                samples: self.folded.samples,
+            });
+            std::mem::take(&mut self.folded).add_to(&mut self.profile);
+        }
         crate::pprof::lines_in_order(&mut self.profile);
+        budget::keep_within(&mut self.profile, read as u64, &mut warnings);
         let mut parsed = Parsed {
             profile: self.profile,
             mem_stats,
-            ..Parsed::default()
+            warnings,
         };
         bad.report(&mut parsed.warnings);
         if self.full > 0 {
-            parsed.warnings.push(crate::Warning::Dropped {
+            parsed.warnings.push(Warning::Dropped {
                 what: "samples beyond 2^32",
                 count: self.full,
             });

@@ -7,14 +7,15 @@ use memtrace_model::{Function, FunctionId, Label, LabelValue, Line, LocationId};
 use super::build::Builder;
 use super::scan::{Scan, hex_numbers};
 use super::{BadLines, maps, unsample};
+use crate::Limits;
 use crate::pprof::Parsed;
 
 /// Mean distance between samples of Java's heap profiler, bytes.
 const RATE: i64 = 512 << 10;
 
 /// Java's heap text.
-pub(in crate::pprof) fn java_heap(text: &str) -> Option<Parsed> {
-    let mut b = Builder::default();
+pub(in crate::pprof) fn java_heap(text: &str, limits: &Limits) -> Option<Parsed> {
+    let mut b = Builder::new(limits);
     let mut bad = BadLines::default();
     let label = b.profile.intern("bytes");
     let mut lines = text
@@ -50,7 +51,8 @@ pub(in crate::pprof) fn java_heap(text: &str) -> Option<Parsed> {
             bad.add(i);
             continue;
         };
-        for &number in &stack {
+        let is_full = b.is_full(stack.len());
+        for &number in stack.iter().filter(|_| !is_full) {
             let id = b.location(number);
             numbers.insert(number, id);
         }
@@ -72,7 +74,7 @@ pub(in crate::pprof) fn java_heap(text: &str) -> Option<Parsed> {
         l.address = 0;
     }
     b.legacy_frames();
-    Some(b.done(&bad, None))
+    Some(b.done(&bad, None, text.len()))
 }
 
 /// `7048     1 @ 0x00000003 0x00000004`: bytes, objects, stack.
@@ -126,8 +128,8 @@ fn name<'a>(
     }
     // The first file that a function was met in stays.
     let function = *functions.entry(function).or_insert_with(|| {
-        let name = b.profile.intern(function);
-        let file = b.profile.intern(file);
+        let name = b.intern(function);
+        let file = b.intern(file);
         b.function(Function {
             name,
             system_name: name,

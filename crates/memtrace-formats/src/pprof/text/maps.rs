@@ -16,18 +16,30 @@ pub(super) fn is_start(line: &str) -> bool {
     line.contains("--- Memory map: ---") || line.contains("MAPPED_LIBRARIES:")
 }
 
+/// Mappings that are read: a kernel gives a process 65,530 by default, few of them code.
+const MOST_ENTRIES: usize = 1 << 14;
+/// Variables that are read, and the longest name of one, bytes: profilers write one or two.
+const MOST_VARIABLES: usize = 32;
+const LONGEST_NAME: usize = 64;
+
 /// The executable mappings that `text` lists after its samples.
 pub(super) fn entries(text: &str) -> Vec<Entry> {
     let mut variables: Vec<(String, String)> = Vec::new();
     let mut entries = Vec::new();
     for line in text.lines().skip_while(|l| !is_start(l)).skip(1) {
+        if entries.len() >= MOST_ENTRIES {
+            break;
+        }
         let line = replaced(without_log_prefix(line), &variables);
         match entry(&line) {
             Some(Some(entry)) => entries.push(entry),
             Some(None) => {}
             // name=value: later lines say $name.
             None => {
-                if let Some((name, value)) = line.split_once('=') {
+                if let Some((name, value)) = line.split_once('=')
+                    && variables.len() < MOST_VARIABLES
+                    && name.len() <= LONGEST_NAME
+                {
                     variables.push((format!("${}", name.trim()), value.trim().to_owned()));
                 }
             }

@@ -66,14 +66,18 @@ pub(super) fn hex_numbers(text: &str) -> Option<Vec<u64>> {
             let end = rest.find(|c| !digit(c)).unwrap_or(rest.len());
             (end > 0).then(|| u64::from_str_radix(&rest[..end], 16).ok())
         })
+        .take(super::MOST_FRAMES)
         .collect()
 }
+
+/// Labels of one sample that are read.
+const MOST_LABELS: usize = 1024;
 
 /// `{"key":"value", "other":"value"}` with the quoting of Go.
 pub(super) fn go_labels(text: &str) -> Vec<(String, String)> {
     let mut labels = Vec::new();
     let mut rest = text;
-    while let Some((key, after)) = go_string(rest) {
+    while let Some((key, after)) = go_string(rest).filter(|_| labels.len() < MOST_LABELS) {
         let Some(after) = after.trim_start().strip_prefix(':') else {
             break;
         };
