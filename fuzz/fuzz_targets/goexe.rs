@@ -7,7 +7,15 @@ use std::io::Cursor;
 use libfuzzer_sys::fuzz_target;
 use memtrace_formats::goexe::{self, Program};
 
+/// Tables of functions and calls.
+const PER_BYTE: usize = 64;
+const CONSTANT: usize = 32 << 20;
+
 fuzz_target!(|bytes: &[u8]| {
+    memtrace_fuzz::within(bytes, PER_BYTE, CONSTANT, || check(bytes));
+});
+
+fn check(bytes: &[u8]) {
     let _ = goexe::look(Cursor::new(bytes));
     let Ok(mut program) = Program::read(Cursor::new(bytes)) else {
         return;
@@ -20,4 +28,4 @@ fuzz_target!(|bytes: &[u8]| {
     for address in [0, 0x40_1010, 0x40_1040, u64::MAX] {
         let _ = program.function_at(address);
     }
-});
+}

@@ -5,7 +5,15 @@ use libfuzzer_sys::fuzz_target;
 use memtrace_formats::pprof::{self, tags};
 use memtrace_formats::sdk::{Events, TagNames};
 
+/// The target itself makes a name of ten bytes of each byte.
+const PER_BYTE: usize = 512;
+const CONSTANT: usize = 32 << 20;
+
 fuzz_target!(|bytes: &[u8]| {
+    memtrace_fuzz::within(bytes, PER_BYTE, CONSTANT, || check(bytes));
+});
+
+fn check(bytes: &[u8]) {
     if let Some(events) = Events::parse(bytes) {
         let numbers: Vec<u64> = events.collections.iter().map(|c| c.number).collect();
         assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{numbers:?}");
@@ -36,4 +44,4 @@ fuzz_target!(|bytes: &[u8]| {
     let again = pprof::parse(&pprof::write_uncompressed(&profile)).expect("what was written");
     assert_eq!(again.profile.len(), samples);
     let _ = profile.stack_keys();
-});
+}

@@ -13,7 +13,15 @@ const HEADERS: [&str; 6] = [
     "--- heapz 1 ---\nformat = java\n",
 ];
 
+/// A line of ten bytes becomes a string, a function, a line and a location, and a message again.
+const PER_BYTE: usize = 128;
+const CONSTANT: usize = 32 << 20;
+
 fuzz_target!(|bytes: &[u8]| {
+    memtrace_fuzz::within(bytes, PER_BYTE, CONSTANT, || check(bytes));
+});
+
+fn check(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else {
         return;
     };
@@ -32,4 +40,4 @@ fuzz_target!(|bytes: &[u8]| {
         pprof::parse(&pprof::write_uncompressed(&parsed.profile)).expect("what was written");
     assert_eq!(again.warnings, []);
     assert!(again.profile == parsed.profile);
-});
+}

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::tools::{Outcome, cargo, output, root, run as run_command, target_dir};
 
@@ -68,8 +69,20 @@ fn snapshot() -> Vec<u8> {
     blocks.collect()
 }
 
-/// Runs each target for `seconds`. Fails with the name of the input that crashed one.
-pub(crate) fn run(seconds: u64) -> Outcome {
+/// Targets that run side by side.
+const AT_ONCE: usize = 2;
+
+/// What a run has besides: an input takes 5 s and 512 MiB at most, and the targets
+/// themselves assert how much memory it may take for its length.
+const BOUNDS: [&str; 3] = ["-timeout=5", "-rss_limit_mb=1024", "-malloc_limit_mb=512"];
+
+/// Inputs of a target that are kept, bytes before they are packed.
+const MOST_KEPT: usize = 512 << 10;
+
+/// Runs each target for `seconds`. Fails with the name of the input that crashed one. With
+/// `keep`, the inputs that reach most of the code with the fewest bytes become the seeds
+/// of later runs, in `fuzz/seeds`.
+pub(crate) fn run(seconds: u64, keep: bool) -> Outcome {
     let home = target_dir().join("fuzz");
     let host = host()?;
     let mut build = cargo();
@@ -83,35 +96,126 @@ pub(crate) fn run(seconds: u64) -> Outcome {
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     run_command(&mut build)?;
 
-    for target in TARGETS {
-        let corpus = home.join("corpus").join(target);
-        let seeds = home.join("seeds").join(target);
-        let crashes = home.join("crashes").join(target);
-        for folder in [&corpus, &seeds, &crashes] {
-            std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let programs = home.join(&host).join("release");
+    let next = AtomicUsize::new(0);
+    let work = || -> Outcome {
+        while let Some(target) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let place = Place::prepare(&home, target)?;
+            place.fuzz(&programs.join(target), seconds)?;
+            if keep {
+                place.keep(&programs.join(target), target)?;
+            }
         }
-        write_seeds(target, &seeds)?;
-        let program = home.join(&host).join("release").join(target);
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        runs.into_iter().try_for_each(|run| {
+            run.join()
+                .map_err(|_| "a fuzzer's thread died".to_owned())?
+        })
+    })
+}
+
+/// Where the inputs of a target are.
+struct Place {
+    corpus: PathBuf,
+    seeds: PathBuf,
+    kept: PathBuf,
+    crashes: PathBuf,
+}
+
+impl Place {
+    fn prepare(home: &Path, target: &str) -> Outcome<Self> {
+        let folder = |kind: &str| {
+            let folder = home.join(kind).join(target);
+            std::fs::create_dir_all(&folder)
+                .map_err(|e| format!("{}: {e}", folder.display()))
+                .map(|()| folder)
+        };
+        let place = Self {
+            corpus: folder("corpus")?,
+            seeds: folder("seeds")?,
+            kept: folder("kept")?,
+            crashes: folder("crashes")?,
+        };
+        write_seeds(target, &place.seeds)?;
+        for (i, input) in unpack(&seeds_file(target)).iter().enumerate() {
+            let file = place.seeds.join(format!("kept-{i}"));
+            std::fs::write(&file, input).map_err(|e| format!("{}: {e}", file.display()))?;
+        }
+        Ok(place)
+    }
+
+    fn fuzz(&self, program: &Path, seconds: u64) -> Outcome {
         let mut fuzz = Command::new(program);
         fuzz.arg(format!("-max_total_time={seconds}"))
             .arg(format!("-max_len={MAX_LENGTH}"))
-            .args([
-                "-rss_limit_mb=1024",
-                "-timeout=10",
-                "-print_final_stats=1",
-                "-verbosity=0",
-            ])
-            .arg(format!("-artifact_prefix={}/", crashes.display()))
-            .arg(&corpus)
-            .arg(&seeds);
-        run_command(&mut fuzz).map_err(|e| {
-            format!(
-                "{e}; the input is in {}, make a test of it",
-                crashes.display()
-            )
-        })?;
+            .args(BOUNDS)
+            .args(["-print_final_stats=1", "-verbosity=0"])
+            .arg(format!("-artifact_prefix={}/", self.crashes.display()))
+            .args([&self.corpus, &self.seeds]);
+        let crashes = self.crashes.display();
+        run_command(&mut fuzz)
+            .map_err(|e| format!("{e}; the input is in {crashes}, make a test of it"))
     }
-    Ok(())
+
+    fn keep(&self, program: &Path, target: &str) -> Outcome {
+        let mut merge = Command::new(program);
+        merge
+            .args(["-merge=1", "-verbosity=0"])
+            .arg(format!("-max_len={}", MAX_LENGTH / 16))
+            .args(BOUNDS)
+            .args([&self.kept, &self.corpus, &self.seeds]);
+        run_command(&mut merge)?;
+        let kept = std::fs::read_dir(&self.kept).map_err(|e| e.to_string())?;
+        let mut inputs: Vec<Vec<u8>> = kept
+            .filter_map(|file| std::fs::read(file.ok()?.path()).ok())
+            .collect();
+        inputs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let mut left = MOST_KEPT;
+        inputs.retain(|input| {
+            let fits = input.len() <= left;
+            left -= if fits { input.len() } else { 0 };
+            fits
+        });
+        let file = seeds_file(target);
+        std::fs::write(&file, pack(&inputs)).map_err(|e| format!("{}: {e}", file.display()))
+    }
+}
+
+fn seeds_file(target: &str) -> PathBuf {
+    root().join("fuzz/seeds").join(format!("{target}.gz"))
+}
+
+/// Inputs one after the other, each behind its length.
+fn pack(inputs: &[Vec<u8>]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    for input in inputs {
+        plain.extend((input.len() as u32).to_le_bytes());
+        plain.extend(input);
+    }
+    let mut packed = Vec::new();
+    // From memory to memory.
+    let _ = flate2::read::GzEncoder::new(&plain[..], flate2::Compression::best())
+        .read_to_end(&mut packed);
+    packed
+}
+
+/// The inputs of a file, none where it is not there.
+fn unpack(file: &Path) -> Vec<Vec<u8>> {
+    let packed = std::fs::read(file).unwrap_or_default();
+    let mut plain = Vec::new();
+    let _ = flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut plain);
+    let mut inputs = Vec::new();
+    let mut rest = &plain[..];
+    while let Some((length, more)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let (input, more) = more.split_at(length.min(more.len()));
+        inputs.push(input.to_vec());
+        rest = more;
+    }
+    inputs
 }
 
 fn host() -> Outcome<String> {

@@ -11,6 +11,7 @@ mod goheap_bench;
 mod guard_bench;
 mod harm;
 mod harm_bench;
+mod hostile;
 mod layouts;
 mod matrix;
 mod pprof_bench;
@@ -25,10 +26,10 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-use tools::{Outcome, build_cnc, cargo, go, go_command, root, run};
+use tools::{Outcome, build_cnc, build_memtrace, cargo, go, go_command, root, run};
 
 /// How long CI runs each fuzz target, seconds.
-const FUZZ_SECONDS: u64 = 60;
+const FUZZ_SECONDS: u64 = 30;
 
 /// How many real services are watched side by side: with more of them a slow machine of two cores
 /// collects garbage too seldom for verdicts in time.
@@ -86,11 +87,20 @@ enum Verb {
     Harm(harm::Options),
     /// Write the table by which the runtimes of stripped Go programs are read
     Layouts,
+    /// Three services are watched, and one of them is an enemy
+    Hostile {
+        /// 10,000 hostile profiles and as many conversations
+        #[arg(long)]
+        full: bool,
+    },
     /// Run every fuzz target for a while
     Fuzz {
         /// Seconds for each target
         #[arg(long, default_value_t = FUZZ_SECONDS)]
         seconds: u64,
+        /// Make the inputs that were found the seeds of later runs
+        #[arg(long)]
+        keep: bool,
     },
 }
 
@@ -155,7 +165,8 @@ fn main() -> ExitCode {
         Verb::Matrix { version, part } => matrix::run_all(version.as_deref(), part),
         Verb::Harm(options) => harm::run(&options),
         Verb::Layouts => layouts::write(),
-        Verb::Fuzz { seconds } => fuzz::run(seconds),
+        Verb::Hostile { full } => hostile::run(full),
+        Verb::Fuzz { seconds, keep } => fuzz::run(seconds, keep),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -262,5 +273,9 @@ fn test(quick: bool, full: bool) -> Outcome {
     step("simulation", || {
         run(cargo().args(["xtask", "accuracy", "--quick"]))
     })?;
-    step("fuzzing", || fuzz::run(FUZZ_SECONDS))
+    step("snapshots of many kinds of process", || {
+        harm::short(build_memtrace()?)
+    })?;
+    step("hostile profiles and conversations", || hostile::run(false))?;
+    step("fuzzing", || fuzz::run(FUZZ_SECONDS, false))
 }

@@ -8,16 +8,16 @@
 use std::cmp::Reverse;
 
 use memtrace_model::{
-    Label, LabelSetId, LabelValue, LocationId, OTHER, Profile, StackId, StringId,
+    FrameRef, Label, LabelSetId, LabelValue, LocationId, OTHER, Profile, StackId, StringId,
 };
 
 use crate::Warning;
 
-/// Frames of all stacks together, for each byte of the uncompressed profile. A frame of a
-/// sound profile takes one byte or more, and few locations have inlined calls.
-const FRAMES_PER_BYTE: u64 = 8;
-/// Frames that any profile may have: a small one may be odd.
-const LEAST_FRAMES: u64 = 1 << 20;
+/// Names of the frames of all stacks, for each byte of the uncompressed profile. A frame of
+/// a sound one takes two or three bytes, its names some 150.
+const WRITTEN_PER_BYTE: u64 = 512;
+/// The same that any profile may have: a small one may be odd.
+const LEAST_WRITTEN: u64 = 16 << 20;
 /// Frames of one stack. Runtimes record up to 128, or 1,024; recursion that ended a
 /// program has been seen with tens of thousands.
 const DEEPEST: u64 = 1 << 16;
@@ -60,18 +60,14 @@ pub(crate) fn keep_within(profile: &mut Profile, read: u64, warnings: &mut Vec<W
             deepest: DEEPEST,
         });
     }
-    let most = LEAST_FRAMES.max(read.saturating_mul(FRAMES_PER_BYTE));
-    let depths: Vec<u64> = profile
-        .stacks
-        .iter()
-        .map(|stack| depth(profile, stack))
-        .collect();
-    if depths.iter().fold(0, |sum: u64, d| sum.saturating_add(*d)) <= most {
+    let most = LEAST_WRITTEN.max(read.saturating_mul(WRITTEN_PER_BYTE));
+    let costs = stack_costs(profile);
+    if costs.iter().fold(0, |sum: u64, c| sum.saturating_add(*c)) <= most {
         return;
     }
     let width = profile.sample_types.len();
     // The weight of a stack is that of its samples together.
-    let mut weights = vec![Weight::default(); depths.len()];
+    let mut weights = vec![Weight::default(); costs.len()];
     for (stack, weight) in profile
         .sample_stacks
         .iter()
@@ -82,7 +78,7 @@ pub(crate) fn keep_within(profile: &mut Profile, read: u64, warnings: &mut Vec<W
             *all = all.saturating_add(weight.1);
         }
     }
-    let keep = heaviest(&weights, most, |stack| depths[stack]);
+    let keep = heaviest(&weights, most, |stack| costs[stack]);
     let stays = |sample: usize| keep[profile.sample_stacks[sample].index()];
     let stays: Vec<bool> = (0..profile.len()).map(stays).collect();
     if let Some(folded) = fold(profile, width, &stays) {
@@ -111,17 +107,7 @@ pub(crate) fn fold_lightest(profile: &mut Profile, width: usize, most: u64) -> O
 /// Stacks of which at most [`MOST_WRITTEN`] bytes of names are written, by the totals of the
 /// stacks, and the sum of the other totals.
 pub(crate) fn written(profile: &Profile, totals: &[i64]) -> (Vec<bool>, i64) {
-    let names: Vec<u64> = (0..profile.locations.len() as u32)
-        .map(|l| {
-            let frames = profile.frames_of(LocationId(l));
-            frames
-                .map(|f| (f.function.len() + f.file.len() + f.binary.len()) as u64 + ENTRY)
-                .sum()
-        })
-        .collect();
-    let name = |l: &LocationId| names.get(l.index()).copied().unwrap_or(ENTRY);
-    let bytes = |stack: &[LocationId]| stack.iter().map(name).fold(ENTRY, u64::saturating_add);
-    let costs: Vec<u64> = profile.stacks.iter().map(bytes).collect();
+    let costs = stack_costs(profile);
     let weights: Vec<Weight> = totals.iter().map(|t| (t.unsigned_abs(), 0)).collect();
     let keep = heaviest(&weights, MOST_WRITTEN, |s| {
         costs.get(s).copied().unwrap_or(0)
@@ -129,6 +115,17 @@ pub(crate) fn written(profile: &Profile, totals: &[i64]) -> (Vec<bool>, i64) {
     let rest = totals.iter().zip(&keep).filter(|(_, keep)| !**keep);
     let rest = rest.fold(0i64, |sum, (total, _)| sum.saturating_add(*total));
     (keep, rest)
+}
+
+/// Bytes of the names of each stack, as if it was written out.
+fn stack_costs(profile: &Profile) -> Vec<u64> {
+    let frame = |f: FrameRef<'_>| ENTRY + (f.function.len() + f.file.len() + f.binary.len()) as u64;
+    let names: Vec<u64> = (0..profile.locations.len() as u32)
+        .map(|l| profile.frames_of(LocationId(l)).map(frame).sum())
+        .collect();
+    let name = |l: &LocationId| names.get(l.index()).copied().unwrap_or(ENTRY);
+    let bytes = |stack: &[LocationId]| stack.iter().map(name).fold(ENTRY, u64::saturating_add);
+    profile.stacks.iter().map(bytes).collect()
 }
 
 /// Frames of a stack.
@@ -161,7 +158,7 @@ fn cut_deep(profile: &mut Profile) -> u64 {
             let mut frames = 0;
             let fits = |l: &&LocationId| {
                 frames += depth(profile, &[**l]);
-                frames <= DEEPEST
+                frames < DEEPEST
             };
             short.extend(stack.iter().take_while(fits));
             short.push(other);
@@ -362,4 +359,35 @@ fn fold(profile: &mut Profile, width: usize, keep: &[bool]) -> Option<Folded> {
         profile.values.extend_from_slice(row);
     }
     Some(folded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_written_are_bounded() {
+        let mut p = Profile::default();
+        let long = p.add_location(&"n".repeat(LONGEST_TEXT), 0);
+        let short = p.add_location("short", 0);
+        let heavy = vec![long; 40_000];
+        let light = vec![long; 30_000];
+        for stack in [&[short][..], &light, &heavy] {
+            p.stacks.intern(stack).unwrap();
+        }
+        // 640 MB and 480 MB: one of them fits.
+        let (keep, rest) = written(&p, &[1, 10, -100]);
+        assert_eq!((keep, rest), (vec![true, false, true], 10));
+        let (keep, rest) = written(&p, &[1, 200, 100]);
+        assert_eq!((keep, rest), (vec![true, true, false], 100));
+    }
+
+    #[test]
+    fn cuts_between_characters() {
+        let text = "é".repeat(LONGEST_TEXT);
+        assert_eq!(cut(&text).len(), LONGEST_TEXT);
+        let text = format!("a{text}");
+        assert_eq!(cut(&text).len(), LONGEST_TEXT - 1);
+        assert_eq!(cut("short"), "short");
+    }
 }

@@ -67,11 +67,15 @@ pub(crate) struct Inflate<'a> {
     start: usize,
     end: usize,
     left: u64,
+    /// Bytes that the buffer may have, for one field.
+    longest: usize,
     stop: Option<Stop>,
 }
 
 /// First size of the buffer; it grows only when one field is larger.
 const WINDOW: usize = 256 << 10;
+/// A single field takes this part of the memory at most.
+const FIELDS: usize = 8;
 
 impl<'a> Window<'a> {
     pub(crate) fn new(bytes: &'a [u8], limits: &Limits) -> Self {
@@ -82,6 +86,7 @@ impl<'a> Window<'a> {
                 start: 0,
                 end: 0,
                 left: limits.max_decompressed,
+                longest: (limits.max_memory / FIELDS).max(WINDOW),
                 stop: None,
             }))
         } else {
@@ -126,6 +131,10 @@ impl Inflate<'_> {
         }
         if self.end == self.buffer.len() {
             // One field fills the buffer. It doubles only after as many bytes came.
+            if self.buffer.len() >= self.longest {
+                self.stop = Some(Stop::Limit);
+                return Err(Stop::Limit);
+            }
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
         let before = self.end;

@@ -23,6 +23,9 @@ struct TagPage {
 
 /// Longest name that is taken over, characters.
 const LONGEST_NAME: usize = 128;
+/// Maps, and keys of each, that are taken over.
+const MOST_MAPS: usize = 256;
+const MOST_KEYS: usize = 16;
 /// Names of tracers that are taken over.
 const MOST_TRACERS: usize = 16;
 
@@ -219,9 +222,17 @@ impl MapKeys {
     #[must_use]
     pub fn parse(json: &[u8]) -> Vec<Self> {
         let page = serde_json::from_slice::<KeyPage>(json);
-        page.ok()
+        let maps = page
+            .ok()
             .filter(|p| p.schema == "memtrace.keys/1")
-            .map_or_else(Vec::new, |p| p.maps)
+            .map_or_else(Vec::new, |p| p.maps);
+        let cut = |text: &str| text.chars().take(LONGEST_NAME).collect::<String>();
+        let some = maps.iter().take(MOST_MAPS).map(|map| Self {
+            owner: cut(&map.owner),
+            size: map.size,
+            keys: map.keys.iter().take(MOST_KEYS).map(|k| cut(k)).collect(),
+        });
+        some.collect()
     }
 
     /// Whether a function is the owner or one of its methods.
@@ -234,6 +245,24 @@ impl MapKeys {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn keys_are_few_and_short() {
+        let key = format!("\"{}\",", "k".repeat(10_000)).repeat(100);
+        let map = format!("{{\"owner\":{key}\"size\":5,\"keys\":[{key}\"\"]}},");
+        let owner = format!("\"{}\",", "o".repeat(10_000));
+        let map = map.replacen(&key, &owner, 1).repeat(300);
+        let page = format!(
+            "{{\"schema\":\"memtrace.keys/1\",\"maps\":[{map}{{\"owner\":\"\",\"size\":0}}]}}"
+        );
+        let maps = MapKeys::parse(page.as_bytes());
+        assert_eq!(maps.len(), MOST_MAPS);
+        assert_eq!(
+            (maps[0].owner.len(), maps[0].keys.len()),
+            (LONGEST_NAME, MOST_KEYS)
+        );
+        assert_eq!(maps[0].keys[0].len(), LONGEST_NAME);
+    }
+
     use super::*;
 
     #[test]

@@ -33,7 +33,7 @@ impl View for Lines {
                 out.lines(&words::lines(finding))?;
                 out.line("")?;
             }
-            Update::Store(unkept) => eprintln!("memtrace: {unkept}"),
+            Update::Store(unkept) => note(format_args!("{unkept}")),
             Update::Summary(s) => {
                 out.line("")?;
                 out.line(format_args!("{}: {}", s.target, summary(s)))?;

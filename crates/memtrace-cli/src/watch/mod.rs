@@ -82,7 +82,7 @@ fn verdict(ended: Ended, targets: usize, fail_on_leak: bool) -> Result<(), Failu
         for (target, reason) in unread {
             let own = format!("{target}: ");
             let reason = reason.strip_prefix(&own).unwrap_or(reason);
-            eprintln!("memtrace: {target}: never read: {reason}");
+            note(format_args!("{target}: never read: {reason}"));
         }
         let line = format!("{} of {targets} targets were never read", unread.len());
         failures.push(Failure::TargetLost(line));
@@ -95,7 +95,7 @@ fn verdict(ended: Ended, targets: usize, fail_on_leak: bool) -> Result<(), Failu
     }
     let last = failures.pop();
     for line in failures.iter().filter_map(Failure::line) {
-        eprintln!("memtrace: {line}");
+        note(format_args!("{line}"));
     }
     last.map_or(Ok(()), Err)
 }

@@ -230,4 +230,6 @@ fn printable(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod tests;

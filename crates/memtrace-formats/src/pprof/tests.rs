@@ -8,7 +8,7 @@ use super::wire::Writer;
 use super::*;
 
 /// A message from its fields.
-fn message(fields: impl FnOnce(&mut Writer)) -> Vec<u8> {
+pub(super) fn message(fields: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut w = Writer::default();
     fields(&mut w);
     w.bytes
@@ -25,7 +25,7 @@ fn value_type(w: &mut Writer, kind: u64, unit: u64) {
 }
 
 /// Strings, one sample type, and what `more` adds.
-fn small(more: impl FnOnce(&mut Writer)) -> Vec<u8> {
+pub(super) fn small(more: impl FnOnce(&mut Writer)) -> Vec<u8> {
     message(|w| {
         for text in ["", "space", "bytes", "main", "leak"] {
             w.bytes(6, text.as_bytes());
@@ -35,7 +35,7 @@ fn small(more: impl FnOnce(&mut Writer)) -> Vec<u8> {
     })
 }
 
-fn sample(w: &mut Writer, stack: &[u64], values: &[u64]) {
+pub(super) fn sample(w: &mut Writer, stack: &[u64], values: &[u64]) {
     w.bytes(
         2,
         &message(|w| {
@@ -54,7 +54,7 @@ fn same(a: &Profile, b: &Profile) {
     assert!(a == b, "{a:#?}\n{b:#?}");
 }
 
-fn round_trip(profile: &Profile) {
+pub(super) fn round_trip(profile: &Profile) {
     for bytes in [write(profile), write_uncompressed(profile)] {
         let again = parse(&bytes).unwrap();
         assert_eq!(again.warnings, []);

@@ -15,9 +15,8 @@ pub(crate) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// No field is longer: a larger length is damage, and must not be waited for. A sample of a
-/// million frames fits.
-const LONGEST: u64 = 4 << 20;
+/// No field is longer: a larger length is damage, and must not be waited for.
+const LONGEST: u64 = 64 << 20;
 
 /// Why no field could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
