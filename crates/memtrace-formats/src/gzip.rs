@@ -26,13 +26,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For one of many services that are watched: 32 MiB, a heap profile of 50,000 stacks, of
-    /// which the largest programs have a tenth.
+    /// For one of many services that are watched: 32 MiB to read and 16 MiB to hold, a heap
+    /// profile of 30,000 stacks. The largest programs have a third of that.
     #[must_use]
     pub fn live() -> Self {
         Self {
             max_decompressed: 32 << 20,
-            max_memory: 32 << 20,
+            max_memory: 16 << 20,
         }
     }
 }

@@ -29,3 +29,28 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     });
     done.await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_takes_long_leaves_room_for_others() {
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let long = tokio::spawn(run(move || held.recv().is_ok()));
+        for i in 0..100 {
+            assert_eq!(run(move || i).await, Some(i));
+        }
+        let_go.send(()).unwrap();
+        assert_eq!(long.await.unwrap(), Some(true));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_gives_its_room_back() {
+        for _ in 0..100 {
+            let broken: Option<()> = run(|| panic!("a panic of the test")).await;
+            assert_eq!(broken, None);
+        }
+        assert_eq!(run(|| 5).await, Some(5));
+    }
+}

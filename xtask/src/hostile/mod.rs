@@ -18,13 +18,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::tools::{Outcome, build_memtrace, root};
+use crate::tools::{Outcome, build_memtrace, root, target_dir};
 
 /// Time between two profiles of a target.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Watches side by side.
 const WATCHES: u64 = 4;
-/// What an enemy may cost, MiB for each target.
+/// What an enemy may cost, MiB. The honest targets are in it.
 const MOST_MIB: u64 = 64;
 const TARGETS: u64 = 3;
 /// At first the enemy is honest, so that what memtrace itself takes can be told.
@@ -74,10 +74,10 @@ fn attack(memtrace: &Path, part: Part, count: u64) -> Outcome {
     let pulse = pulse(&over);
     let begun = Instant::now();
     let watches: Vec<_> = (0..WATCHES)
-        .map(|_| {
+        .map(|turn| {
             let (memtrace, honest, plain) = (memtrace.to_owned(), honest.clone(), plain.clone());
             let done = done.clone();
-            thread::spawn(move || watch(&memtrace, part, count, &done, &honest, &plain))
+            thread::spawn(move || watch(&memtrace, part, turn, count, &done, &honest, &plain))
         })
         .collect();
     let mut seen = Vec::new();
@@ -105,7 +105,7 @@ fn attack(memtrace: &Path, part: Part, count: u64) -> Outcome {
     if gap > 2 * INTERVAL + late {
         return Err(format!("an honest target was not read for {gap:.2?}"));
     }
-    if grown > MOST_MIB * TARGETS {
+    if grown > MOST_MIB {
         return Err(format!("memtrace took {grown} MiB for one hostile target"));
     }
     Ok(())
@@ -135,6 +135,7 @@ fn pulse(over: &Arc<AtomicBool>) -> thread::JoinHandle<Duration> {
 fn watch(
     memtrace: &Path,
     part: Part,
+    turn: u64,
     count: u64,
     done: &Arc<AtomicU64>,
     honest: &Arc<Vec<u8>>,
@@ -178,6 +179,11 @@ fn watch(
         })?,
     );
 
+    // What it said, for whoever looks into a failure.
+    let said = target_dir().join("hostile");
+    std::fs::create_dir_all(&said).map_err(|e| format!("{}: {e}", said.display()))?;
+    let said = said.join(format!("{part:?}-{turn}.jsonl"));
+    let said = std::fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
     let child = Command::new(memtrace)
         .arg("watch")
         .args(&urls)
@@ -187,7 +193,7 @@ fn watch(
             &format!("{}ms", INTERVAL.as_millis()),
         ])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(said)
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("{}: {e}", memtrace.display()))?;

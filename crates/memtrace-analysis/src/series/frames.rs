@@ -6,9 +6,8 @@ use memtrace_model::{Frame, Profile, StackId, StackKey};
 
 use super::store::Row;
 
-/// Bytes of frames that are kept of one process; 4,096 stacks of 30 frames have some ten
-/// million.
-const MOST_BYTES: usize = 16 << 20;
+/// Bytes of frames that are kept of one process: those of 3,000 stacks of common depth.
+const MOST_BYTES: usize = 12 << 20;
 /// Frames of a stack, the leaf first, that are kept: what a finding is told by stands there.
 const MOST_FRAMES: usize = 512;
 /// Calls into the runtime that are put below a stack.

@@ -77,10 +77,10 @@ impl Column {
 const MAX_POINTS: usize = 512;
 const MAX_STACKS: usize = 4096;
 const MAX_DORMANT: usize = 65_536;
-/// Cells of all stacks of a heap, 40 bytes each: 768 stacks have all points, 4,096 stacks 96.
-const HEAP_CELLS: usize = 768 * MAX_POINTS;
+/// Cells of all stacks of a heap, 40 bytes each: 640 stacks have all points, 4,096 stacks 80.
+const HEAP_CELLS: usize = 640 * MAX_POINTS;
 /// The same of goroutines and of labels.
-const CELLS: usize = 512 * MAX_POINTS;
+const CELLS: usize = 256 * MAX_POINTS;
 /// Points that are kept however many stacks there are: rather fewer stacks than fewer points.
 const LEAST_POINTS: usize = 64;
 

@@ -443,3 +443,48 @@ fn goroutines_that_help_the_collector_do_not_pile_up() {
     ];
     assert_eq!(found(&assists), 0);
 }
+
+/// Whatever the profiles hold, a lane keeps so many cells, and the heaviest stack all its
+/// points that are kept.
+#[test]
+fn a_lane_is_bounded() {
+    let mut lane = Lane::of_heap();
+    let row = |key: u128, bytes| Row {
+        key: memtrace_model::StackKey(key),
+        births: Some(1),
+        live: 1,
+        bytes,
+        objects: 1,
+    };
+    for point in 0..150u64 {
+        // The same heavy stack, and thousands that were never there before.
+        let new = u128::from(point + 1) * 10_000;
+        let rows: Vec<Row> = std::iter::once(row(1, 1 << 30))
+            .chain((0..6000).map(|i| row(new + i, i as u64 + 1)))
+            .collect();
+        lane.push(Time(1000 * (point as i64 + 1)), &rows, |r| r.bytes as f64);
+        let cells: usize = lane.columns.len() * lane.times.len();
+        assert!(lane.columns.len() <= 4096 && cells <= 1 << 20, "{cells}");
+    }
+    let heavy = &lane.columns[&memtrace_model::StackKey(1)];
+    assert_eq!(heavy.last().bytes, 1 << 30);
+    assert_eq!(heavy.at(0).bytes, 1 << 30);
+    assert!(lane.times.len() >= 60, "{}", lane.times.len());
+}
+
+#[test]
+fn the_row_of_all_others_never_leaks() {
+    let mut lane = Lane::default();
+    for point in 1..20u64 {
+        let row = Row {
+            key: memtrace_model::StackKey::other(),
+            births: Some(point),
+            live: point,
+            bytes: point << 20,
+            objects: point,
+        };
+        lane.push(Time(1000 * point as i64), &[row], |r| r.bytes as f64);
+    }
+    assert!(lane.columns.is_empty());
+    assert_eq!(lane.totals.last(), Some(&f64::from(19 << 20)));
+}
