@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memtrace_collect::goproc::{self, Frozen, Spent};
+use memtrace_collect::goproc::{self, FreezeError, Frozen, Spent};
 use memtrace_collect::{Draft, Options, Target};
 use memtrace_formats::goheap::{self, Process};
 use memtrace_model::{HeapGraph, snapshot};
@@ -56,7 +56,8 @@ impl Cost {
 }
 
 pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
-    let (frozen, moment) = freeze(&args.target, args.exe.as_deref(), &args.pause)?;
+    let options = args.pause.options();
+    let (frozen, moment) = freeze(&args.target, args.exe.as_deref(), &options)?;
     if let Some(path) = &args.core {
         write_whole(path, |file| {
             let mut out = io::BufWriter::with_capacity(1 << 20, file);
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
             return Ok(out.done()?);
         }
     }
-    let taken = read(&args.target, frozen, moment)?;
+    let taken = read(&args.target, frozen, moment, &options)?;
     let graph = &taken.graph;
     let path = args.output.clone().unwrap_or_else(|| default_name(graph));
     write_whole(&path, |file| {
@@ -125,8 +126,9 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
 
 /// Takes the heap of a target; says on stderr how long it stood still.
 pub(crate) fn take(from: &str, pause: &PauseArgs) -> Result<Taken, Failure> {
-    let (frozen, moment) = freeze(from, None, pause)?;
-    let taken = read(from, frozen, moment)?;
+    let options = pause.options();
+    let (frozen, moment) = freeze(from, None, &options)?;
+    let taken = read(from, frozen, moment, &options)?;
     if let Some(cost) = taken.cost {
         note(format_args!(
             "read in {}; {}",
@@ -147,7 +149,7 @@ struct Moment {
 fn freeze(
     from: &str,
     executable: Option<&Path>,
-    pause: &PauseArgs,
+    options: &goproc::Options,
 ) -> Result<(Frozen, Moment), Failure> {
     let target = Target::parse(from).map_err(|error| target_failure(&error))?;
     let here = Instant::now();
@@ -160,7 +162,7 @@ fn freeze(
         return Ok((frozen, moment));
     }
     let pid = process(&target)?;
-    let frozen = goproc::freeze(pid, &pause.options()).map_err(|error| freeze_failure(&error))?;
+    let frozen = goproc::freeze(pid, options).map_err(|error| freeze_failure(&error))?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let monotonic = u64::try_from(now.tv_sec)
         .ok()
@@ -190,15 +192,52 @@ fn process(target: &Target) -> Result<u32, Failure> {
     })
 }
 
-fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
+/// Why a heap was not read.
+enum Unread {
+    /// The copy did not last: nothing counts that was read of it, nor what the reader says.
+    Lost(FreezeError),
+    Failed(Failure),
+}
+
+/// Reads a heap; where the target cannot spare its copy as long as that takes, without one.
+fn read(
+    from: &str,
+    frozen: Frozen,
+    moment: Moment,
+    options: &goproc::Options,
+) -> Result<Taken, Failure> {
+    let lost = match read_once(from, frozen, moment) {
+        Ok(taken) => return Ok(taken),
+        Err(Unread::Failed(failure)) => return Err(failure),
+        Err(Unread::Lost(error)) => error,
+    };
+    if !matches!(lost, FreezeError::CopyLost { short: true, .. }) {
+        return Err(freeze_failure(&lost));
+    }
+    note(format_args!("{lost}"));
+    let options = goproc::Options {
+        method: goproc::Method::Direct,
+        ..options.clone()
+    };
+    let (frozen, moment) = freeze(from, None, &options)?;
+    read_once(from, frozen, moment).map_err(|unread| match unread {
+        Unread::Lost(error) => freeze_failure(&error),
+        Unread::Failed(failure) => failure,
+    })
+}
+
+fn read_once(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Unread> {
     let step = Step::begin(format!("reading the heap of {from}"));
-    let executable = frozen.executable().map_err(|error| {
-        let path = frozen.executable_path().map(|p| p.display().to_string());
-        Failure::Failed(format!(
-            "{from}: its executable {}: {error}",
-            path.unwrap_or_default()
-        ))
-    })?;
+    let executable = match frozen.executable() {
+        Ok(executable) => executable,
+        Err(error) => {
+            frozen.whole().map_err(Unread::Lost)?;
+            let path = frozen.executable_path().map(|p| p.display().to_string());
+            let path = path.unwrap_or_default();
+            let line = format!("{from}: its executable {path}: {error}");
+            return Err(Unread::Failed(Failure::Failed(line)));
+        }
+    };
     let pid = moment.monotonic.map(|_| frozen.pid());
     let read = goheap::read(&Process {
         executable: &executable,
@@ -212,9 +251,8 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
         with_labels: false,
     });
     let (pause, program) = (frozen.pause(), program(&frozen));
-    // Of a copy that did not last nothing counts, nor what the reader says of it.
-    let spent = frozen.thaw().map_err(|error| freeze_failure(&error))?;
-    let (mut graph, warnings) = read.map_err(|error| unread(from, pid, &error))?;
+    let spent = frozen.thaw().map_err(Unread::Lost)?;
+    let (mut graph, warnings) = read.map_err(|error| Unread::Failed(unread(from, pid, &error)))?;
     drop(step);
     for warning in &warnings {
         note(format_args!("{from}: {warning}"));
@@ -224,7 +262,8 @@ fn read(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Failure> {
     }
     let is_live = moment.monotonic.is_some();
     if is_live {
-        (graph.agrees()).map_err(|what| Failure::Failed(format!("{from}: {what}")))?;
+        (graph.agrees())
+            .map_err(|what| Unread::Failed(Failure::Failed(format!("{from}: {what}"))))?;
     }
     Ok(Taken {
         graph,

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 
 use memtrace_model::{
     FrameRef, Label, LabelSetId, LabelValue, LocationId, OTHER, Profile, StackId, StringId,
+    start_of,
 };
 
 use crate::Warning;
@@ -42,7 +43,7 @@ pub(crate) const MOST_COMMENTS: usize = 1024;
 
 /// The beginning of a text that is longer than [`LONGEST_TEXT`].
 pub(crate) fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_TEXT)]
+    start_of(text, LONGEST_TEXT)
 }
 
 /// Brings a profile that was read from so many uncompressed bytes within the budget; says
@@ -96,9 +97,9 @@ pub(crate) fn fold_lightest(profile: &mut Profile, width: usize, most: u64) -> O
         let stack = profile.sample_stacks.get(sample).copied();
         let set = profile.sample_labels.get(sample).copied();
         let locations = profile.stack(stack.unwrap_or_default()).len();
-        let labels = profile.label_sets.get(set.unwrap_or_default().0).len();
+        let labels = size_of_val(profile.label_sets.get(set.unwrap_or_default().0));
         // A list that is interned has an end and a place in the index besides.
-        (24 + 8 * width + (4 * locations + 12) + (size_of::<Label>() * labels + 12)) as u64
+        (24 + 8 * width + (4 * locations + 12) + (labels + 12)) as u64
     };
     let keep = heaviest(&weights, most, bytes);
     fold(profile, width, &keep)

@@ -44,4 +44,4 @@ pub use profile::{
 };
 pub use series::{Gauge, Gauges, Series};
 pub use time::Time;
-pub use visible::{folded_frame, is_visible, to_json, visible, visible_start};
+pub use visible::{folded_frame, is_visible, start_of, to_json, visible, visible_start};

@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 use crate::tools::{Outcome, build_memtrace, root, target_dir};
 
+/// When an honest service was asked, and how many hostile answers had been given by then.
+type Beats = Mutex<Vec<(Instant, u64)>>;
+
 /// Time between two profiles of a target.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Watches side by side.
@@ -143,7 +146,7 @@ fn watch(
 ) -> Outcome<Seen> {
     let began = Instant::now();
     // When, and what number the enemy was at.
-    let beats: [Arc<Mutex<Vec<(Instant, u64)>>>; 2] = Default::default();
+    let beats: [Arc<Beats>; 2] = Default::default();
     let mut urls = Vec::new();
     for beats in &beats {
         let (beats, honest, done) = (beats.clone(), honest.clone(), done.clone());

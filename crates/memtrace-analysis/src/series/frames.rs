@@ -131,7 +131,7 @@ fn is_runtime(frame: &Frame) -> bool {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST)]
+    memtrace_model::start_of(text, LONGEST)
 }
 
 fn short(frame: memtrace_model::FrameRef<'_>) -> Frame {

@@ -6,7 +6,7 @@ use memtrace_model::{EventKind, Gauge};
 use memtrace_watch::{LEAST_PROFILES, Point, Update};
 
 use super::{View, words};
-use crate::out::Out;
+use crate::out::{Out, note};
 use crate::units::bytes;
 
 /// Plain lines on stdout.

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
-use crate::out::{self, Out};
+use crate::out::{self, Out, note};
 
 /// By how much a watch steps back behind other programs.
 const NICE: i32 = 10;

@@ -26,6 +26,7 @@
 
 mod budget;
 mod elfcore;
+mod error;
 mod guard;
 mod inject;
 mod maps;
@@ -33,6 +34,7 @@ mod starter;
 mod sys;
 pub mod tags;
 mod taken;
+mod target;
 mod words;
 
 use std::collections::HashSet;
@@ -42,36 +44,29 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use memtrace_formats::goexe;
 use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
 use memtrace_model::Time;
 
 use crate::proc;
-use budget::{Budget, Short};
+use budget::Short;
 use guard::{End, Fault, How, Request};
-use sys::{RawRegisters, Shared};
+use sys::RawRegisters;
 use taken::Taken;
+use target::Target;
 
 pub use elfcore::{open_core, write_core};
+pub use error::FreezeError;
 pub use starter::prepare;
 
 /// Executables and their debug information, at most.
 const MAX_EXECUTABLE: u64 = 4 << 30;
 
-/// How long the copying of page tables takes for each GiB (measured: 17 to 25 ms), and the
-/// injected calls beside it.
-const CLONE_PER_GIB: Duration = Duration::from_millis(25);
-const CLONE_AT_LEAST: Duration = Duration::from_millis(5);
-/// How long the memory itself takes (measured: 2 to 4 GiB a second).
-const TAKE_PER_GIB: Duration = Duration::from_millis(700);
 /// A copy lives no longer than some times what reading it takes on a machine at rest.
 const LIFE_AT_LEAST: Duration = Duration::from_secs(15);
 const LIFE_PER_GIB: Duration = Duration::from_secs(30);
-/// A thread that waits for a disk or a child is waited for outside of any pause.
-const SETTLE: Duration = Duration::from_secs(1);
 /// How often all is tried where a thread would not stop.
 const TRIES: u32 = 4;
 /// Another copy of the same process is waited for.
@@ -125,197 +120,6 @@ impl Default for Options {
             max_memory: u64::MAX,
             headroom: 0.1,
         }
-    }
-}
-
-/// Why a process could not be frozen, or a core not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FreezeError {
-    /// The user named a process that does not exist.
-    #[error("no process with pid {pid}")]
-    NoSuchProcess {
-        /// The pid.
-        pid: u32,
-    },
-    /// It ended.
-    #[error("process {pid} ended")]
-    Gone {
-        /// The pid.
-        pid: u32,
-    },
-    /// The user lacks a right.
-    #[error("process {pid} may not be traced: {missing}")]
-    Permission {
-        /// The pid.
-        pid: u32,
-        /// What is missing, and how to get it.
-        missing: String,
-    },
-    /// Another tracer has it.
-    #[error(
-        "process {pid} is traced by {tracer_name} (pid {tracer}): a process has one tracer at a \
-         time; end that one first"
-    )]
-    Traced {
-        /// The pid.
-        pid: u32,
-        /// Pid of the tracer.
-        tracer: u32,
-        /// Its name.
-        tracer_name: String,
-    },
-    /// A copy of it is being read by another memtrace.
-    #[error("process {pid}: another memtrace is reading a copy of it; try again")]
-    Busy {
-        /// The pid.
-        pid: u32,
-    },
-    /// It was not proved to be a program that memtrace can read; it was not stopped.
-    #[error("process {pid} is {what}; it was not stopped")]
-    Foreign {
-        /// The pid.
-        pid: u32,
-        /// What it is.
-        what: String,
-    },
-    /// A thread waits in the kernel and cannot be stopped. All were let go.
-    #[error(
-        "process {pid}: thread {tid} waits in the kernel, for a disk or a child process (state \
-         D), and cannot be stopped; the process goes on; try again"
-    )]
-    Stuck {
-        /// The pid.
-        pid: u32,
-        /// The thread.
-        tid: u32,
-    },
-    /// What had to be done took too long. All threads were let go.
-    #[error(
-        "process {pid}: {what} within {} ms, so it was let go; try again, or allow a longer \
-         pause (--max-pause)", limit.as_millis()
-    )]
-    Late {
-        /// The pid.
-        pid: u32,
-        /// What was not done.
-        what: String,
-        /// [`Options::max_pause`].
-        limit: Duration,
-    },
-    /// It would stand still for longer than allowed. It was not stopped.
-    #[error(
-        "process {pid} has {mib} MiB to read{}; it would be paused for about {} ms, and {} ms \
-         are allowed (--max-pause)",
-        because(reason), estimate.as_millis(), limit.as_millis()
-    )]
-    WouldPause {
-        /// The pid.
-        pid: u32,
-        /// Why there is no copy; empty where a copy itself would take so long.
-        reason: String,
-        /// Anonymous resident memory.
-        mib: u64,
-        /// The pause.
-        estimate: Duration,
-        /// [`Options::max_pause`].
-        limit: Duration,
-    },
-    /// The copy could bring the target, or the machine, to the end of its memory.
-    #[error(
-        "process {pid}: {free_mib} MiB are free {}, a copy needs {needed_mib} MiB; to read it \
-         without a copy, allow a pause of {} ms (--max-pause)",
-        if *group { "below the memory limit of its control group" } else { "on this machine" },
-        estimate.as_millis()
-    )]
-    WouldExceedLimit {
-        /// The pid.
-        pid: u32,
-        /// In the control group; else on the whole machine.
-        group: bool,
-        /// Bytes below the limit.
-        free_mib: u64,
-        /// Bytes that the copy may cost.
-        needed_mib: u64,
-        /// How long taking its memory would take.
-        estimate: Duration,
-    },
-    /// The copy could take the place of a process or thread that the target is about to start.
-    #[error(
-        "process {pid}: {free} more processes and threads may be started below the limits that \
-         hold for it, and {needed} must be free for a copy; to read it without one, allow a \
-         pause of {} ms (--max-pause)", estimate.as_millis()
-    )]
-    WouldExceedPids {
-        /// The pid.
-        pid: u32,
-        /// How many may be started.
-        free: u64,
-        /// How many should be free.
-        needed: u64,
-        /// How long taking its memory would take.
-        estimate: Duration,
-    },
-    /// memtrace itself would need too much memory.
-    #[error(
-        "process {pid}: memtrace needs {needed_mib} MiB of its own to read it, and {free_mib} \
-         MiB are allowed or free (--max-memory)"
-    )]
-    TooLarge {
-        /// The pid.
-        pid: u32,
-        /// What it needs.
-        needed_mib: u64,
-        /// What it may have.
-        free_mib: u64,
-    },
-    /// The copy ended before all was read: what was read counts for nothing.
-    #[error("the copy of process {pid} {why}; what was read of it was thrown away")]
-    CopyLost {
-        /// The pid.
-        pid: u32,
-        /// What became of the copy.
-        why: String,
-    },
-    /// memtrace's own helper process was killed.
-    #[error(
-        "memtrace's guard, which holds the copy of process {pid}, was killed; the process goes \
-         on, and what was read was thrown away"
-    )]
-    GuardLost {
-        /// The pid.
-        pid: u32,
-    },
-    /// This system or program is of another kind.
-    #[error("{what}")]
-    Unsupported {
-        /// What is not supported.
-        what: String,
-    },
-    /// The file is no core of a 64-bit Linux program, or a damaged one.
-    #[error("{path}: {what}")]
-    Core {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// The system did not do it.
-    #[error("process {pid}: {what}: {reason}")]
-    Io {
-        /// The pid.
-        pid: u32,
-        /// What was tried.
-        what: &'static str,
-        /// The system's reason.
-        reason: String,
-    },
-}
-
-fn because(reason: &str) -> String {
-    match reason {
-        "" => String::new(),
-        reason => format!(" and cannot be copied ({reason})"),
     }
 }
 
@@ -765,26 +569,35 @@ impl Copy {
 
     fn hear_now(&self) -> Result<Spent, FreezeError> {
         let pid = self.target;
-        let lost = |why| Err(FreezeError::CopyLost { pid, why });
+        let lost = |why, short| Err(FreezeError::CopyLost { pid, why, short });
         match words::hear_end(&self.socket) {
             Some(End::Whole { life, written }) => Ok(Spent { life, written }),
-            Some(End::Killed) => lost("was killed".to_owned()),
-            Some(End::Short(Short::Memory { group, free, .. })) => lost(format!(
-                "was let go, since {} MiB were left {}",
-                free >> 20,
-                if group {
+            Some(End::Killed) => lost("was killed".to_owned(), false),
+            Some(End::Short(Short::Memory { group, free, .. })) => {
+                let place = if group {
                     "below the memory limit of its control group"
                 } else {
                     "on this machine"
-                }
-            )),
-            Some(End::Short(Short::Pids { free, .. })) => lost(format!(
-                "was let go, since only {free} more processes and threads could be started"
-            )),
-            Some(End::Late(life)) => lost(format!(
-                "was let go after {} s: memtrace got too little of the processors to read it",
-                life.as_secs()
-            )),
+                };
+                let free = free >> 20;
+                lost(
+                    format!("was let go, since {free} MiB were left {place}"),
+                    true,
+                )
+            }
+            Some(End::Short(Short::Pids { free, .. })) => lost(
+                format!(
+                    "was let go, since only {free} more processes and threads could be started"
+                ),
+                true,
+            ),
+            Some(End::Late(life)) => lost(
+                format!(
+                    "was let go after {} s: memtrace got too little of the processors to read it",
+                    life.as_secs()
+                ),
+                false,
+            ),
             None => Err(FreezeError::GuardLost { pid }),
         }
     }
@@ -794,305 +607,6 @@ impl Drop for Copy {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         sys::reap(self.guard);
-    }
-}
-
-/// What must be known of a target before it is touched.
-struct Target {
-    pid: u32,
-    process: proc::Process,
-    status: String,
-    /// Resident anonymous memory, bytes.
-    anonymous: u64,
-    /// System calls go through a filter (seccomp).
-    filtered: bool,
-}
-
-impl Target {
-    fn look(pid: u32) -> Result<Self, FreezeError> {
-        let process = proc::Process::open(pid).map_err(|error| match error {
-            proc::ProcError::NoSuchProcess { .. } => FreezeError::NoSuchProcess { pid },
-            proc::ProcError::Gone { .. } => FreezeError::Gone { pid },
-            proc::ProcError::Permission { .. } => FreezeError::Permission {
-                pid,
-                missing: "not even its state may be read; run memtrace as root".to_owned(),
-            },
-            proc::ProcError::Io { file, reason, .. } => FreezeError::Io {
-                pid,
-                what: file,
-                reason,
-            },
-        })?;
-        let status =
-            read_text(pid, "status", 64 << 10).map_err(|e| io_error(pid, "read its status", &e))?;
-        let target = Self {
-            anonymous: proc::kib_field(&status, "RssAnon")
-                .or_else(|| proc::kib_field(&status, "VmRSS"))
-                .unwrap_or_default(),
-            filtered: number(&status, "Seccomp").is_some_and(|mode| mode != 0),
-            pid,
-            process,
-            status,
-        };
-        match number(&target.status, "TracerPid") {
-            Some(tracer @ 1..) => Err(traced(pid, tracer)),
-            _ => Ok(target),
-        }
-    }
-
-    fn regions(&self) -> Result<Vec<Region>, FreezeError> {
-        let mut text = read_text(self.pid, "maps", maps::MAX_MAPS);
-        // A process that becomes another program has none for a moment.
-        let until = Instant::now() + SETTLE;
-        while text.as_ref().is_ok_and(String::is_empty)
-            && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
-            && Instant::now() < until
-        {
-            std::thread::sleep(Duration::from_millis(5));
-            text = read_text(self.pid, "maps", maps::MAX_MAPS);
-        }
-        match text {
-            Ok(text) if !text.is_empty() => Ok(maps::parse(&text)),
-            Ok(_) => Err(FreezeError::Unsupported {
-                what: format!(
-                    "process {} has no memory: it is a thread of the kernel, or is ending",
-                    self.pid
-                ),
-            }),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(self.permission(libc::EPERM))
-            }
-            Err(error) => Err(io_error(self.pid, "read its mappings", &error)),
-        }
-    }
-
-    /// Why there should be no copy of it.
-    fn refusal(&self, options: &Options) -> Option<FreezeError> {
-        if number(&self.status, "Seccomp") == Some(1) {
-            return Some(self.would_pause(
-                "it may make no system calls: seccomp's strict mode",
-                options,
-            ));
-        }
-        if field(&self.status, "x86_Thread_features").is_some_and(|f| f.contains("shstk")) {
-            return Some(self.would_pause("it runs on a shadow stack", options));
-        }
-        let budget = Budget::of(self.pid, &self.status);
-        if let Some(short) = budget.lacks(self.anonymous, options.headroom) {
-            return Some(self.lacks(short));
-        }
-        let takes = self.clone_takes();
-        (takes > options.max_pause).then(|| FreezeError::WouldPause {
-            pid: self.pid,
-            reason: String::new(),
-            mib: self.anonymous >> 20,
-            estimate: takes,
-            limit: options.max_pause,
-        })
-    }
-
-    fn lacks(&self, short: Short) -> FreezeError {
-        let (pid, estimate) = (self.pid, self.take_takes());
-        match short {
-            Short::Memory {
-                group,
-                free,
-                needed,
-            } => FreezeError::WouldExceedLimit {
-                pid,
-                group,
-                free_mib: free >> 20,
-                needed_mib: needed >> 20,
-                estimate,
-            },
-            Short::Pids { free, needed } => FreezeError::WouldExceedPids {
-                pid,
-                free,
-                needed,
-                estimate,
-            },
-        }
-    }
-
-    /// How long it stands still while it is copied.
-    fn clone_takes(&self) -> Duration {
-        CLONE_AT_LEAST + per_gib(CLONE_PER_GIB, self.anonymous)
-    }
-
-    /// How long it stands still while its memory is taken.
-    fn take_takes(&self) -> Duration {
-        CLONE_AT_LEAST + per_gib(TAKE_PER_GIB, self.anonymous)
-    }
-
-    fn would_pause(&self, reason: &str, options: &Options) -> FreezeError {
-        FreezeError::WouldPause {
-            pid: self.pid,
-            reason: reason.to_owned(),
-            mib: self.anonymous >> 20,
-            estimate: self.take_takes(),
-            limit: options.max_pause,
-        }
-    }
-
-    /// Memory of our own for that of the target.
-    fn room(&self, options: &Options) -> Result<Arc<Shared>, FreezeError> {
-        let pid = self.pid;
-        let estimate = self.take_takes();
-        if estimate > options.max_pause {
-            return Err(self.would_pause("", options));
-        }
-        // More may be there by then, and what is private of its files.
-        let needed = self.anonymous + self.anonymous / 4 + (16 << 20);
-        let own = read_text(std::process::id(), "status", 64 << 10).unwrap_or_default();
-        let budget = Budget::of(std::process::id(), &own);
-        let free = budget
-            .free_memory()
-            .unwrap_or(u64::MAX)
-            .min(options.max_memory);
-        if free < needed {
-            return Err(FreezeError::TooLarge {
-                pid,
-                needed_mib: needed >> 20,
-                free_mib: free >> 20,
-            });
-        }
-        let length = usize::try_from(needed).unwrap_or(usize::MAX);
-        let buffer = Shared::new(length).map_err(|e| io_error(pid, "reserve memory", &e))?;
-        // The target does not wait for it then.
-        buffer.prepare(usize::try_from(self.anonymous).unwrap_or(usize::MAX));
-        Ok(Arc::new(buffer))
-    }
-
-    /// Waits until no thread waits in the kernel for a disk or a child: it would not stop, and
-    /// all others would stand still for nothing.
-    fn settle(&self) -> Result<(), FreezeError> {
-        let pid = self.pid;
-        let until = Instant::now() + SETTLE;
-        let mut waiting = guard::threads(pid).ok_or(FreezeError::Gone { pid })?;
-        loop {
-            waiting.retain(|tid| guard::state(pid, *tid) == Some('D'));
-            let Some(tid) = waiting.first().copied() else {
-                return Ok(());
-            };
-            if Instant::now() >= until {
-                return Err(FreezeError::Stuck { pid, tid });
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Proves that it is a Go program, without touching it.
-    fn is_go(&self) -> Result<(), FreezeError> {
-        let pid = self.pid;
-        let path = format!("/proc/{pid}/exe");
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => self.permission(libc::EPERM),
-            _ => io_error(pid, "open its executable", &error),
-        })?;
-        let program = goexe::look(io::BufReader::new(file)).map_err(|error| {
-            let what = error.to_string();
-            FreezeError::Foreign { pid, what }
-        })?;
-        match program.architecture {
-            goexe::Architecture::Amd64 => Ok(()),
-            other => Err(FreezeError::Foreign {
-                pid,
-                what: format!("a Go program for another machine ({other:?})"),
-            }),
-        }
-    }
-
-    fn explain(&self, fault: Fault, options: &Options) -> FreezeError {
-        let pid = self.pid;
-        let system = |number: i32| match number {
-            0 => "no thread of it can be used".to_owned(),
-            number => io::Error::from_raw_os_error(number).to_string(),
-        };
-        let late = |what: String| FreezeError::Late {
-            pid,
-            what,
-            limit: options.max_pause,
-        };
-        match fault {
-            Fault::Gone => FreezeError::Gone { pid },
-            Fault::Stuck(tid) => FreezeError::Stuck { pid, tid },
-            Fault::Late(0) => late("it could not be copied".to_owned()),
-            Fault::Late(tid) => late(format!("its thread {tid} did not stop")),
-            Fault::Large(bytes) => late(format!(
-                "no more than {} MiB of its memory could be taken",
-                bytes >> 20
-            )),
-            Fault::Seize(number @ (libc::EPERM | libc::EACCES)) => self.permission(number),
-            Fault::Clone(number) => self.would_pause(&system(number), options),
-            Fault::Seize(number) | Fault::Other(number) => FreezeError::Io {
-                pid,
-                what: "stop it",
-                reason: system(number),
-            },
-        }
-    }
-
-    /// What is missing to trace it.
-    fn permission(&self, errno: i32) -> FreezeError {
-        const CAP_SYS_PTRACE: u64 = 1 << 19;
-        let pid = self.pid;
-        let own = read_text(std::process::id(), "status", 64 << 10).unwrap_or_default();
-        let capabilities = field(&own, "CapEff").and_then(|v| u64::from_str_radix(v, 16).ok());
-        let capable = capabilities.is_some_and(|set| set & CAP_SYS_PTRACE != 0);
-        let user = |status: &str| {
-            let users = field(status, "Uid")?;
-            users.split_ascii_whitespace().next()?.parse::<u32>().ok()
-        };
-        let (ours, theirs) = (user(&own), user(&self.status));
-        // Another tracer was quicker.
-        let now = read_text(pid, "status", 64 << 10).unwrap_or_default();
-        if let Some(tracer @ 1..) = number(&now, "TracerPid") {
-            return traced(pid, tracer);
-        }
-        let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
-            .ok()
-            .and_then(|text| text.trim().parse::<u32>().ok())
-            .unwrap_or(0);
-        let missing = if yama == 3 {
-            "the system forbids tracing until it is booted again \
-             (kernel.yama.ptrace_scope is 3); read a core file instead"
-                .to_owned()
-        } else if capable {
-            format!(
-                "the system says {} although memtrace has CAP_SYS_PTRACE: it is in another user \
-                 namespace, or a security module forbids it",
-                io::Error::from_raw_os_error(errno)
-            )
-        } else if ours != theirs {
-            format!(
-                "it belongs to user {}, memtrace runs as user {}: run memtrace as root or as that \
-                 user, or give it CAP_SYS_PTRACE (setcap cap_sys_ptrace+ep; in a container \
-                 --cap-add SYS_PTRACE)",
-                theirs.map_or("?".to_owned(), |u| u.to_string()),
-                ours.map_or("?".to_owned(), |u| u.to_string()),
-            )
-        } else if yama > 0 {
-            format!(
-                "kernel.yama.ptrace_scope is {yama}: memtrace needs CAP_SYS_PTRACE \
-                 (run it as root, or setcap cap_sys_ptrace+ep; in a container \
-                 --cap-add SYS_PTRACE)"
-            )
-        } else {
-            "it has more rights than memtrace, or does not let itself be dumped \
-             (prctl PR_SET_DUMPABLE): memtrace needs CAP_SYS_PTRACE"
-                .to_owned()
-        };
-        FreezeError::Permission { pid, missing }
-    }
-}
-
-fn traced(pid: u32, tracer: u64) -> FreezeError {
-    let tracer = u32::try_from(tracer).unwrap_or(0);
-    let name = read_text(tracer, "comm", 64).unwrap_or_default();
-    FreezeError::Traced {
-        pid,
-        tracer,
-        tracer_name: name.trim_end().to_owned(),
     }
 }
 
