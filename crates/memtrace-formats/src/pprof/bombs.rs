@@ -154,13 +154,13 @@ fn definitions_beyond_the_memory() {
         max_memory: 2 << 20,
         ..Limits::default()
     };
-    let fields: [&dyn Fn(&mut Writer, u64); 5] = [
-        &|w, i| w.bytes(6, i.to_string().as_bytes()),
-        &|w, i| function(w, i, 3),
-        &|w, i| location(w, i * 0x1_0000_0001, std::iter::once((i, i))),
-        &|w, i| w.bytes(3, &message(|w| w.number(1, i))),
+    let fields: [fn(&mut Writer, u64); 5] = [
+        |w, i| w.bytes(6, i.to_string().as_bytes()),
+        |w, i| function(w, i, 3),
+        |w, i| location(w, i * 0x1_0000_0001, std::iter::once((i, i))),
+        |w, i| w.bytes(3, &message(|w| w.number(1, i))),
         // References only.
-        &|w, i| sample(w, &[i << 20], &[1]),
+        |w, i| sample(w, &[i << 20], &[1]),
     ];
     for (kind, field) in fields.iter().enumerate() {
         let bytes = small(|w| {
