@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::heap::{self, Sums, origin_json};
 use crate::out::{Out, note};
 use crate::progress::Step;
-use crate::source::{freeze_failure, target_failure};
+use crate::source::{freeze_failure, step_back, target_failure};
 use crate::units::bytes;
 
 /// A heap that was read from a process or a core.
@@ -162,6 +162,7 @@ fn freeze(
         return Ok((frozen, moment));
     }
     let pid = process(&target)?;
+    step_back();
     let frozen = goproc::freeze(pid, options).map_err(|error| freeze_failure(&error))?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let monotonic = u64::try_from(now.tv_sec)

@@ -1,6 +1,7 @@
 //! Where a profile comes from: a file, a running service, or a store.
 
 use std::path::Path;
+use std::sync::Once;
 
 use memtrace_collect::{
     CollectError, FreezeError, Options, ScrapeError, Scraper, Target, TargetError, TokenSource,
@@ -169,6 +170,20 @@ fn scrape_failure(error: &ScrapeError) -> Failure {
         ScrapeError::BadAddress(_) => Failure::Usage(line),
         _ => Failure::TargetLost(line),
     }
+}
+
+/// By how much memtrace steps back behind other programs.
+const NICE: i32 = 10;
+
+/// The services come first, on a machine that they share with us too: all that is read and
+/// judged from now on waits for them. Where it is not allowed we go on as we are.
+pub(crate) fn step_back() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // But what holds a process for a copy must not wait for a processor.
+        memtrace_collect::goproc::prepare();
+        let _ = rustix::process::nice(NICE);
+    });
 }
 
 /// A process that ended, or never was, is lost. Where anything else keeps its memory from

@@ -19,9 +19,6 @@ use crate::args::{FailOn, WatchArgs};
 use crate::failure::Failure;
 use crate::out::{self, Out, note};
 
-/// By how much a watch steps back behind other programs.
-const NICE: i32 = 10;
-
 /// No service is asked more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -41,11 +38,7 @@ trait View {
 
 pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     check(&args)?;
-    // What holds a process for a copy must not wait for a processor.
-    memtrace_collect::goproc::prepare();
-    // The services come first, on a machine that they share with us too. Where it is
-    // not allowed we go on as we are.
-    let _ = rustix::process::nice(NICE);
+    crate::source::step_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
