@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
-use memtrace_collect::goproc::Options;
+use memtrace_collect::goproc::{self, Options};
 use memtrace_model::visible;
 use memtrace_watch::Mark;
 
@@ -182,8 +182,7 @@ pub(crate) struct PauseArgs {
     /// The process is never paused for longer; what takes longer is not begun, or given up
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
     pub(crate) max_pause: Duration,
-    /// Memory that memtrace may use to read a process that cannot be copied
-    /// [default: what is free]
+    /// Memory that memtrace may use to read a process [default: half of what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) max_memory: Option<u64>,
 }
@@ -192,7 +191,7 @@ impl PauseArgs {
     pub(crate) fn options(&self) -> Options {
         Options {
             max_pause: self.max_pause,
-            max_memory: self.max_memory.unwrap_or(u64::MAX),
+            max_memory: (self.max_memory).unwrap_or_else(|| goproc::free_memory() / 2),
             ..Options::default()
         }
     }

@@ -207,7 +207,7 @@ fn read(
     moment: Moment,
     options: &goproc::Options,
 ) -> Result<Taken, Failure> {
-    let lost = match read_once(from, frozen, moment) {
+    let lost = match read_once(from, frozen, moment, options.max_memory) {
         Ok(taken) => return Ok(taken),
         Err(Unread::Failed(failure)) => return Err(failure),
         Err(Unread::Lost(error)) => error,
@@ -221,13 +221,13 @@ fn read(
         ..options.clone()
     };
     let (frozen, moment) = freeze(from, None, &options)?;
-    read_once(from, frozen, moment).map_err(|unread| match unread {
+    read_once(from, frozen, moment, options.max_memory).map_err(|unread| match unread {
         Unread::Lost(error) => freeze_failure(&error),
         Unread::Failed(failure) => failure,
     })
 }
 
-fn read_once(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Unread> {
+fn read_once(from: &str, frozen: Frozen, moment: Moment, max_memory: u64) -> Result<Taken, Unread> {
     let step = Step::begin(format!("reading the heap of {from}"));
     let executable = match frozen.executable() {
         Ok(executable) => executable,
@@ -250,6 +250,7 @@ fn read_once(from: &str, frozen: Frozen, moment: Moment) -> Result<Taken, Unread
         taken: frozen.taken(),
         monotonic: moment.monotonic,
         with_labels: false,
+        max_memory,
     });
     let (pause, program) = (frozen.pause(), program(&frozen));
     let spent = frozen.thaw().map_err(Unread::Lost)?;

@@ -453,6 +453,7 @@ fn heap(pid: u32) -> HeapGraph {
         taken: frozen.taken(),
         monotonic: None,
         with_labels: false,
+        max_memory: u64::MAX,
     })
     .unwrap();
     // A thread may be stopped while it changes stacks: that stack is told of, and what it may

@@ -71,6 +71,7 @@ impl Service {
             taken: Time(0),
             monotonic: None,
             with_labels: false,
+            max_memory: u64::MAX,
         });
         let sites = program.unwrap().label_sites(&running).unwrap();
         (running, sites)

@@ -45,6 +45,19 @@ pub enum Error {
         /// What it is, as a noun phrase, and what can be read.
         what: String,
     },
+    /// Allow more memory, or choose a machine that has more.
+    #[error(
+        "a Go program of {objects} objects: reading them takes {needed_mib} MiB of memory, and \
+         {allowed_mib} MiB are allowed or free"
+    )]
+    TooManyObjects {
+        /// Places for objects.
+        objects: u64,
+        /// What they take, MiB.
+        needed_mib: u64,
+        /// What may be used, MiB.
+        allowed_mib: u64,
+    },
     /// Choose another file: the executable contradicts itself.
     #[error("a program whose file is damaged: {what}")]
     DamagedProgram {
@@ -295,6 +308,11 @@ mod tests {
             },
             Error::UnsupportedGo {
                 what: "a 32-bit Go program (386): memtrace reads 64-bit ones only".into(),
+            },
+            Error::TooManyObjects {
+                objects: 5,
+                needed_mib: 7,
+                allowed_mib: 3,
             },
             Error::DamagedProgram {
                 what: "no code".into(),

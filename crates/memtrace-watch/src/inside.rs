@@ -218,6 +218,7 @@ pub(crate) fn process<'a>(
         taken: Time(0),
         monotonic: None,
         with_labels: false,
+        max_memory: goproc::free_memory() / 2,
     }
 }
 

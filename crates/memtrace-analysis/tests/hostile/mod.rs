@@ -394,6 +394,7 @@ pub fn read(base: &Base, liar: &Liar<'_>, threads: &[Thread]) -> Option<HeapGrap
         taken: Time(0),
         monotonic: Some(1 << 40),
         with_labels: true,
+        max_memory: u64::MAX,
     });
     let (graph, _) = read.ok()?;
     assert_eq!(graph.check(), Ok(()));

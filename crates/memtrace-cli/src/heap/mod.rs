@@ -60,11 +60,7 @@ pub(crate) fn snapshot_file(path: &Path) -> Result<HeapGraph, Failure> {
 
 /// Half of the memory that is free: a small file may claim to hold a large heap.
 fn memory_to_use() -> u64 {
-    const WITHOUT_A_WORD: u64 = 8 << 30;
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(WITHOUT_A_WORD, |kib| kib.saturating_mul(1024) / 2)
+    memtrace_collect::goproc::free_memory() / 2
 }
 
 /// Whether a file begins as a snapshot does.

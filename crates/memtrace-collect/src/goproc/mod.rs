@@ -51,7 +51,7 @@ use memtrace_formats::goheap::{Memory, Region, Registers, Thread, Unreadable};
 use memtrace_model::Time;
 
 use crate::proc;
-use budget::Short;
+use budget::{Budget, Short};
 use guard::{End, Fault, How, Request};
 use sys::RawRegisters;
 use taken::Taken;
@@ -479,6 +479,15 @@ pub fn monotonic() -> Option<u64> {
     let seconds = u64::try_from(now.tv_sec).ok()?;
     let within = u64::try_from(now.tv_nsec).ok()?;
     seconds.checked_mul(1_000_000_000)?.checked_add(within)
+}
+
+/// Bytes of memory that this process may still take before its control group or the machine
+/// runs out of it.
+#[must_use]
+pub fn free_memory() -> u64 {
+    let pid = std::process::id();
+    let status = read_text(pid, "status", 64 << 10).unwrap_or_default();
+    Budget::of(pid, &status).free_memory().unwrap_or(u64::MAX)
 }
 
 /// The memory of a process that goes on: for what its runtime never takes back, and

@@ -171,12 +171,7 @@ impl Target {
         }
         // More may be there by then, and what is private of its files.
         let needed = self.anonymous + self.anonymous / 4 + (16 << 20);
-        let own = read_text(std::process::id(), "status", 64 << 10).unwrap_or_default();
-        let budget = Budget::of(std::process::id(), &own);
-        let free = budget
-            .free_memory()
-            .unwrap_or(u64::MAX)
-            .min(options.max_memory);
+        let free = super::free_memory().min(options.max_memory);
         if free < needed {
             return Err(FreezeError::TooLarge {
                 pid,
