@@ -9,7 +9,6 @@ use std::cmp::Reverse;
 
 use memtrace_model::{
     FrameRef, Label, LabelSetId, LabelValue, LocationId, OTHER, Profile, StackId, StringId,
-    start_of,
 };
 
 use crate::Warning;
@@ -43,7 +42,7 @@ pub(crate) const MOST_COMMENTS: usize = 1024;
 
 /// The beginning of a text that is longer than [`LONGEST_TEXT`].
 pub(crate) fn cut(text: &str) -> &str {
-    start_of(text, LONGEST_TEXT)
+    memtrace_model::cut(text, LONGEST_TEXT)
 }
 
 /// Brings a profile that was read from so many uncompressed bytes within the budget; says

@@ -97,6 +97,16 @@ fn slice<'a, T>(items: &'a [T], ends: &[u32], number: u32) -> &'a [T] {
     &items[start as usize..end as usize]
 }
 
+/// The beginning of a text: the characters that are whole within so many bytes.
+#[must_use]
+pub fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Interned strings in one buffer. Number 0 is the empty string.
 #[derive(Clone, Debug)]
 pub struct Strings {

@@ -37,11 +37,11 @@ pub use heap::{
     SliceUse, WaitsFor,
 };
 pub use hot::{HOT_SCHEMA, HotLine, HotPattern, HotRuntime, HotSite, HotTotal, hot_schema};
-pub use intern::{Lists, Strings};
+pub use intern::{Lists, Strings, cut};
 pub use profile::{
     FrameRef, Function, FunctionId, Label, LabelSetId, LabelValue, Line, Location, LocationId,
     Mapping, MappingId, OTHER, Profile, StackId, StackKey, StringId, ValueType,
 };
 pub use series::{Gauge, Gauges, Series};
 pub use time::Time;
-pub use visible::{folded_frame, is_visible, start_of, to_json, visible, visible_start};
+pub use visible::{folded_frame, is_visible, to_json, visible, visible_start};

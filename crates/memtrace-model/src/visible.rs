@@ -153,33 +153,9 @@ impl Formatter for Escaped {
     }
 }
 
-/// The first `bytes` bytes of a text, or a few fewer where a character would be cut.
-#[must_use]
-pub fn start_of(text: &str, bytes: usize) -> &str {
-    let mut end = text.len().min(bytes);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_start_of_a_text_ends_between_characters() {
-        for (bytes, want) in [
-            (0, ""),
-            (1, "a"),
-            (2, "a"),
-            (3, "a"),
-            (4, "a漢"),
-            (9, "a漢b"),
-        ] {
-            assert_eq!(start_of("a漢b", bytes), want, "{bytes}");
-        }
-    }
     use proptest::prelude::*;
 
     /// All that may never be shown as it is; told apart from how the gate tells it.

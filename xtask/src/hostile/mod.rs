@@ -24,14 +24,14 @@ use crate::tools::{Outcome, build_memtrace, root, target_dir};
 type Beats = Mutex<Vec<(Instant, u64)>>;
 
 /// Time between two profiles of a target.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Watches side by side.
-const WATCHES: u64 = 4;
+const WATCHES: u64 = 8;
 /// What an enemy may cost, MiB. The honest targets are in it.
 const MOST_MIB: u64 = 64;
 const TARGETS: u64 = 3;
 /// At first the enemy is honest, so that what memtrace itself takes can be told.
-const PEACE: Duration = Duration::from_secs(4);
+const PEACE: Duration = Duration::from_secs(5);
 /// By when so many must be through, or something stands still.
 const LONGEST: Duration = Duration::from_secs(3600);
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use memtrace_model::{Frame, Profile, StackId, StackKey};
+use memtrace_model::{Frame, FrameRef, Profile, StackId, StackKey, cut};
 
 use super::store::Row;
 
@@ -116,7 +116,7 @@ impl Frames {
                 .iter()
                 .take(MOST_CALLS)
                 .map(|function| Frame {
-                    function: cut(function).to_owned(),
+                    function: cut(function, LONGEST).to_owned(),
                     ..Frame::default()
                 })
                 .collect();
@@ -130,14 +130,10 @@ fn is_runtime(frame: &Frame) -> bool {
     frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/")
 }
 
-fn cut(text: &str) -> &str {
-    memtrace_model::start_of(text, LONGEST)
-}
-
-fn short(frame: memtrace_model::FrameRef<'_>) -> Frame {
-    Frame::from(memtrace_model::FrameRef {
-        function: cut(frame.function),
-        file: cut(frame.file),
+fn short(frame: FrameRef<'_>) -> Frame {
+    Frame::from(FrameRef {
+        function: cut(frame.function, LONGEST),
+        file: cut(frame.file, LONGEST),
         ..frame
     })
 }

@@ -39,6 +39,8 @@ trait View {
 pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     check(&args)?;
     crate::source::step_back();
+    // A profile is large for a moment; a watch goes on for days.
+    memtrace_collect::goproc::bound_allocator();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

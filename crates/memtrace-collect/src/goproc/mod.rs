@@ -60,6 +60,7 @@ use target::Target;
 pub use elfcore::{open_core, write_core};
 pub use error::FreezeError;
 pub use starter::prepare;
+pub use sys::bound_allocator;
 
 /// Executables and their debug information, at most.
 const MAX_EXECUTABLE: u64 = 4 << 30;

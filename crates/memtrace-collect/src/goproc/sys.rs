@@ -484,3 +484,16 @@ fn only_file(keep: RawFd) {
         }
     }
 }
+
+/// Makes this process give memory back that it has freed. The allocator of the C library keeps as much
+/// as it ever needed, in a pool of its own for each thread, unless it is told that large
+/// blocks (from 256 KiB) are the kernel's and that two pools do.
+pub fn bound_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets numbers; what the allocator does not know it refuses.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+    }
+}

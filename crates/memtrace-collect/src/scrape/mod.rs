@@ -369,7 +369,7 @@ impl Scraper {
             names.extend(text.lines().filter_map(|line| {
                 let (address, name) = line.strip_prefix("0x")?.split_once(' ')?;
                 let address = u64::from_str_radix(address, 16).ok();
-                let name = memtrace_model::start_of(name, LONGEST_NAME);
+                let name = memtrace_model::cut(name, LONGEST_NAME);
                 // What was not asked for is not taken.
                 Some((address.filter(|a| some.contains(a))?, name.to_owned()))
             }));
