@@ -87,6 +87,7 @@ impl Options {
 }
 
 /// The short form, as part of all tests, with a program that is built already.
+#[allow(dead_code, reason = "`cargo xtask test` calls it")]
 pub(crate) fn short(memtrace: PathBuf) -> Outcome {
     run(&Options {
         full: false,

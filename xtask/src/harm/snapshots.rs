@@ -14,6 +14,10 @@ use crate::tools::Outcome;
 /// The deadline of each hold, ms: what `memtrace snapshot` promises.
 const DEADLINE_MS: f64 = 100.0;
 
+/// A gap that the target sees may exceed the deadline by so many times what another process saw
+/// at the same time: a busy machine makes everybody wait.
+const OWN_GAP: f64 = 3.0;
+
 /// Targets that run side by side.
 const AT_ONCE: usize = 7;
 
@@ -132,6 +136,13 @@ fn group(
             Err(error) => failed.push(format!("{}: {error}", kind.name)),
         }
     }
+    let mut witness = match Kind::named("plain").and_then(|plain| Witness::start(plain, folder)) {
+        Ok(witness) => witness,
+        Err(error) => {
+            failed.push(error);
+            return (accounts, failed);
+        }
+    };
     let strangers = Strangers::new();
     for account in &mut accounts {
         // The start of the others is of no snapshot.
@@ -139,7 +150,7 @@ fn group(
     }
     while accounts.iter().any(|a| a.goes_on(false)) {
         for account in &mut accounts {
-            account.next(memtrace, false);
+            account.next(memtrace, &mut witness, false);
         }
     }
     if accounts.iter().any(|a| a.goes_on(true)) {
@@ -150,7 +161,7 @@ fn group(
                 }
                 while accounts.iter().any(|a| a.goes_on(true)) {
                     for account in &mut accounts {
-                        account.next(memtrace, true);
+                        account.next(memtrace, &mut witness, true);
                     }
                 }
             }
@@ -177,6 +188,21 @@ fn group(
         eprintln!("{}", account.row().trim());
     }
     (accounts, failed)
+}
+
+/// A target that no snapshot is taken of: it tells what the machine does to everybody.
+struct Witness(Target);
+
+impl Witness {
+    fn start(plain: Kind, folder: &Path) -> Outcome<Self> {
+        let name = "witness";
+        Target::start(plain.called(name), folder, name).map(Self)
+    }
+
+    /// Its longest gap since it was asked before.
+    fn gap_ms(&mut self) -> f64 {
+        self.0.ask().map_or(0.0, |state| state.gap_ms)
+    }
 }
 
 impl Account {
@@ -225,13 +251,14 @@ impl Account {
     }
 
     /// The next snapshot, if there is one to take.
-    fn next(&mut self, memtrace: &Memtrace, is_busy: bool) {
+    fn next(&mut self, memtrace: &Memtrace, witness: &mut Witness, is_busy: bool) {
         if !self.goes_on(is_busy) {
             return;
         }
         self.left[usize::from(is_busy)] -= 1;
         self.taken += 1;
         self.listen(None);
+        witness.gap_ms();
         match memtrace.take(&self.target) {
             Ok(Taken::Good { pause_ms, warnings }) => {
                 self.measure(is_busy).pauses.push(pause_ms);
@@ -249,7 +276,14 @@ impl Account {
             }
             Err(fault) => self.faults.push(fault),
         }
-        self.listen(Some(is_busy));
+        if let Some(own) = self.listen(Some(is_busy)) {
+            let seen = witness.gap_ms();
+            if own > DEADLINE_MS + OWN_GAP * seen.max(self.baseline.gap_ms) {
+                self.faults.push(format!(
+                    "a thread of it stood still for {own:.1} ms, one of another process for {seen:.1} ms"
+                ));
+            }
+        }
         if self.over {
             return;
         }
@@ -262,10 +296,10 @@ impl Account {
         self.faults.extend(faults);
     }
 
-    /// What the target says now; its gap counts where it was a snapshot's.
-    fn listen(&mut self, is_busy: Option<bool>) {
+    /// What the target says now: its gap, which counts where it was a snapshot's.
+    fn listen(&mut self, is_busy: Option<bool>) -> Option<f64> {
         if self.over {
-            return;
+            return None;
         }
         match self.target.ask() {
             Ok(state) => {
@@ -280,10 +314,12 @@ impl Account {
                     self.faults.extend(own_faults(&state));
                     self.over = true;
                 }
+                Some(state.gap_ms)
             }
             Err(error) => {
                 self.faults.push(error);
                 self.over = true;
+                None
             }
         }
     }

@@ -221,6 +221,11 @@ impl Kind {
             .collect()
     }
 
+    /// The same under another name.
+    pub(crate) fn called(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
     /// A kind of this name, of those that need no other version of Go.
     pub(crate) fn named(name: &str) -> Outcome<Self> {
         let found = KINDS.iter().find(|k| k.name == name);
