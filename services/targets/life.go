@@ -180,13 +180,17 @@ func checkConversation() {
 	})
 }
 
-// checkPipe has a thread block in the kernel, without the runtime's poller.
-func checkPipe() {
-	var ends [2]int
+// pipe is one that no other program inherits.
+func pipe() (ends [2]int) {
 	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
 		fault("pipe: %v", err)
-		return
 	}
+	return ends
+}
+
+// checkPipe has a thread block in the kernel, without the runtime's poller.
+func checkPipe() {
+	ends := pipe()
 	go func() {
 		runtime.LockOSThread()
 		var bytes [8]byte

@@ -44,11 +44,7 @@ func busy(int) {
 // manyThreads has threads that all wait in the kernel; a word goes to one of them at a time.
 func manyThreads(n int) {
 	live()
-	var ends [2]int
-	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
-		fault("pipe: %v", err)
-		return
-	}
+	ends := pipe()
 	got := make(chan byte, 1)
 	for ; n > 0; n-- {
 		go func() {

@@ -66,11 +66,7 @@ func submitToRing() {
 	completion := look(offCompletion, int(parameters.completion.cqes+parameters.completions*16))
 	entries := look(offEntries, int(parameters.entries)*64)
 	word := func(memory []byte, at uint32) *uint32 { return (*uint32)(unsafe.Pointer(&memory[at])) }
-	var ends [2]int
-	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
-		fault("pipe: %v", err)
-		return
-	}
+	ends := pipe()
 	go func() {
 		runtime.LockOSThread()
 		user := uint64(0)
