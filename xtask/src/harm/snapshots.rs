@@ -21,6 +21,9 @@ const OWN_GAP: f64 = 3.0;
 /// Targets that run side by side.
 const AT_ONCE: usize = 7;
 
+/// With these any snapshot may be refused: there was no time.
+const ALWAYS: &[&str] = &["try again"];
+
 /// Of a kind that need not be refused, so many of a thousand may be where nothing else runs.
 const REFUSED_OF_1000: usize = 20;
 
@@ -335,7 +338,8 @@ impl Account {
             ));
         }
         for reason in self.refused.keys() {
-            let known = kind.refusals.iter().any(|r| reason.contains(r));
+            let mut known = kind.refusals.iter().chain(ALWAYS);
+            let known = known.any(|r| reason.contains(r));
             if !known && !kind.must_succeed() {
                 self.faults
                     .push(format!("refused for another reason: {reason}"));
