@@ -462,7 +462,7 @@ fn a_copy_that_is_killed() {
     }
 }
 
-/// The guard alone is killed: memtrace knows, and what is left goes with the next copy.
+/// The guard alone is killed: memtrace knows, and cleans up after it.
 #[test]
 fn a_guard_that_is_killed() {
     let target = Target::new();
@@ -473,9 +473,68 @@ fn a_guard_that_is_killed() {
     kill(guard);
     let lost = frozen.thaw().unwrap_err();
     assert!(matches!(lost, FreezeError::GuardLost { .. }), "{lost}");
-    target.works();
-    goproc::freeze(pid, &clone_only()).unwrap().thaw().unwrap();
     target.is_whole();
+}
+
+/// The same at any moment, also before the copy is made or has its name.
+#[test]
+fn a_guard_that_is_killed_at_any_moment() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let own = std::process::id();
+    let mut lost = 0;
+    for round in 0..3 * kills() {
+        let stop = AtomicBool::new(false);
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let named = |p: &u32| {
+                    std::fs::read_to_string(format!("/proc/{p}/comm"))
+                        .is_ok_and(|name| name.trim() == "memtrace-guard")
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    // Other tests of this process have guards of their own.
+                    if let Some(guard) = children(own)
+                        .into_iter()
+                        .find(|p| named(p) && traced_by(pid, *p))
+                    {
+                        std::thread::sleep(any_moment(round) / 5);
+                        kill_if_there(guard);
+                        return;
+                    }
+                }
+            });
+            let outcome = goproc::freeze(pid, &clone_only()).and_then(|frozen| {
+                // What is read of it may be gone.
+                let _ = frozen.read(target.words, &mut vec![0; WORDS * 8]);
+                frozen.thaw()
+            });
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        });
+        if let Err(error) = outcome {
+            assert!(matches!(error, FreezeError::GuardLost { .. }), "{error}");
+            lost += 1;
+        }
+        target.is_whole();
+    }
+    println!("{lost} guards lost");
+}
+
+/// A process traces threads of another, or a copy of it.
+fn traced_by(pid: u32, tracer: u32) -> bool {
+    let tracer = tracer.to_string();
+    let of = |pid, tid| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
+        text.is_ok_and(|t| t.lines().any(|l| l == format!("TracerPid:\t{tracer}")))
+    };
+    tasks(pid).into_iter().any(|tid| of(pid, tid)) || children(pid).iter().any(|c| of(*c, *c))
+}
+
+fn kill_if_there(pid: u32) {
+    let _ = Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// One who asks while a copy lives waits for its end, so that the target pays for one only.

@@ -170,9 +170,23 @@ impl User {
 
 /// Processes and threads of the machine.
 fn tasks() -> Option<u64> {
+    entities().map(|(_, all)| all)
+}
+
+/// Processes and threads that run or wait for a processor, and all.
+fn entities() -> Option<(u64, u64)> {
     let text = proc::read_text(Path::new("/proc/loadavg"), 4096).ok()?;
-    let (_, all) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
-    all.parse().ok()
+    let (running, all) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
+    Some((running.parse().ok()?, all.parse().ok()?))
+}
+
+/// How many times longer than on a machine at rest a thread takes for its work: how many there
+/// are for each processor.
+pub(super) fn crowding() -> f64 {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    // One of them is the thread that asks.
+    let running = entities().map_or(0, |(running, _)| running.saturating_sub(1));
+    (running as f64 / processors as f64).max(1.0)
 }
 
 /// The most that it may have.

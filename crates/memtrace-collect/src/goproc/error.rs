@@ -46,6 +46,12 @@ pub enum FreezeError {
         /// The pid.
         pid: u32,
     },
+    /// It is becoming another program.
+    #[error("process {pid} is ending, or becoming another program (execve); try again")]
+    Changing {
+        /// The pid.
+        pid: u32,
+    },
     /// It was not proved to be a program that memtrace can read; it was not stopped.
     #[error("process {pid} is {what}; it was not stopped")]
     Foreign {

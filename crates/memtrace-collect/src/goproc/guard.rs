@@ -39,6 +39,8 @@ const MAX_THREADS: usize = 1 << 20;
 /// A thread that has not stopped by then is looked at: one that waits in the kernel for a
 /// disk or a child will not stop, and nobody waits for it.
 const SOON: Duration = Duration::from_millis(3);
+/// How long it takes to let a thread go.
+const LETTING_GO: Duration = Duration::from_micros(5);
 /// How often the target's limits are looked at while the copy lives.
 const LOOK: Duration = Duration::from_millis(3);
 /// What the copy calls itself, where processes are listed.
@@ -57,12 +59,21 @@ pub(super) struct Request {
     /// Of this, what making the copy takes once all threads stand still.
     pub(super) clone_takes: Duration,
     pub(super) how: How,
-    /// The target filters system calls: take the filter off for the injected ones.
-    pub(super) filtered: bool,
+    pub(super) inside: Inside,
     /// The copy lives no longer.
     pub(super) life: Duration,
     /// Zombies that an earlier guard left in the target.
     pub(super) left: Vec<u32>,
+}
+
+/// How a thread of the target is had to do something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inside {
+    pub(super) pid: u32,
+    /// The target filters system calls: take the filter off for the injected ones.
+    pub(super) filtered: bool,
+    /// Where its instructions were.
+    pub(super) gadgets: Option<Gadgets>,
 }
 
 #[derive(Clone)]
@@ -164,9 +175,13 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
         sys::reap(copy);
         zombies.push(copy);
     }
-    if !zombies.is_empty() {
-        reap_inside(request, &zombies);
-    }
+    request.inside.reap(&zombies);
+}
+
+/// The life of one that only cleans up after a guard that was killed.
+pub(super) fn sweep(inside: Inside, zombies: &[u32]) {
+    sys::hurry();
+    inside.reap(zombies);
 }
 
 /// Lets the copy live while memtrace reads it and the target can spare it: how that ended.
@@ -257,12 +272,11 @@ impl Target {
             return Err(Fault::Gone);
         }
         let began = Instant::now();
-        let until = began + request.max_pause;
-        self.stop_all(
-            request,
-            &mut known,
-            until - request.clone_takes.min(request.max_pause),
-        )?;
+        // Letting many go takes its time, too.
+        let letting_go = LETTING_GO * u32::try_from(self.threads.len()).unwrap_or(u32::MAX);
+        let until = began + request.max_pause.saturating_sub(letting_go);
+        let stopped_by = until - request.clone_takes.min(until - began);
+        self.stop_all(request, &mut known, stopped_by)?;
         let mut report = Report {
             memory: pid,
             ..Report::default()
@@ -367,7 +381,7 @@ impl Target {
         let mut stopped = ranked.into_iter().map(|(_, i)| &self.stopped[i]);
         let best = stopped.find(|s| inject::may_run(pid, s.tid, &s.registers));
         let (tid, registers) = best.map(|s| (s.tid, s.registers)).ok_or(Fault::Clone(0))?;
-        sys::set_options(tid, options(request)).map_err(clone_fault)?;
+        sys::set_options(tid, request.inside.options()).map_err(clone_fault)?;
         let mut host = Host::new(pid, tid, registers, gadgets).map_err(clone_fault)?;
         // A thread that gets no processor must not hold the others.
         let others = self.stopped.iter().map(|s| s.tid).filter(|t| *t != tid);
@@ -421,7 +435,7 @@ fn clone_with(request: &Request, host: &mut Host) -> Result<u32, Fault> {
     if number <= 0 || child == 0 {
         return Err(Fault::Clone(i32::try_from(-number).unwrap_or(0)));
     }
-    let kept = options(request) | sys::O_EXITKILL;
+    let kept = request.inside.options() | sys::O_EXITKILL;
     let until = Instant::now() + Duration::from_secs(5);
     let ready = inject::await_stop(child, until).is_ok_and(|stopped| stopped)
         && sys::set_options(child, kept).is_ok();
@@ -540,7 +554,10 @@ impl<'a> Taking<'a> {
 ///
 /// A copy is a child that sends no signal when it ends, which no Go program makes by itself.
 /// It has its own name, but for the first moment of its life.
-pub(super) fn leftovers(pid: u32) -> (Vec<u32>, bool) {
+///
+/// Where a guard of our own was killed just now, so that one without its name is its copy, `any`
+/// is true; else such a one must be older than any program waits for its children.
+pub(super) fn leftovers(pid: u32, any: bool) -> (Vec<u32>, bool) {
     const OLD_TICKS: u64 = 200;
     let mut zombies = Vec::new();
     let mut living = false;
@@ -561,7 +578,7 @@ pub(super) fn leftovers(pid: u32) -> (Vec<u32>, bool) {
             match child_stat.state {
                 'Z' if named => zombies.push(child),
                 'Z' if child_stat.exit_signal == 0
-                    && child_stat.started + OLD_TICKS < ticks_now() =>
+                    && (any || child_stat.started + OLD_TICKS < ticks_now()) =>
                 {
                     zombies.push(child);
                 }
@@ -606,71 +623,80 @@ fn ticks_now() -> u64 {
     seconds.map_or(0, |s| (s * TICKS) as u64)
 }
 
-/// Has the target reap children of its that have ended.
-fn reap_inside(request: &Request, zombies: &[u32]) {
-    let pid = request.pid;
-    let numbers = zombies.iter().filter_map(|z| number_inside(pid, *z));
-    let numbers: Vec<u64> = numbers.collect();
-    // Threads come and go, and not each one serves at each moment.
-    for _ in 0..50 {
-        let Some(mut listed) = threads(pid) else {
+impl Inside {
+    /// Has the target reap children of its that have ended.
+    fn reap(self, zombies: &[u32]) {
+        let pid = self.pid;
+        let numbers = zombies.iter().filter_map(|z| number_inside(pid, *z));
+        let numbers: Vec<u64> = numbers.collect();
+        if numbers.is_empty() {
             return;
-        };
-        // One that runs or waits for a disk is left alone; one that waits for a lock does not
-        // notice, while other calls may give EINTR.
-        listed.retain(|tid| state(pid, *tid) == Some('S'));
-        listed.sort_by_key(|tid| !waits_for_lock(pid, *tid));
-        for tid in listed {
-            if reap_in_thread(request, tid, &numbers).is_some() {
-                return;
-            }
         }
-        std::thread::sleep(Duration::from_millis(10));
+        // Threads come and go, and not each one serves at each moment.
+        for _ in 0..50 {
+            let Some(mut listed) = threads(pid) else {
+                return;
+            };
+            // One that runs or waits for a disk is left alone; one that waits for a lock does not
+            // notice, while other calls may give EINTR.
+            listed.retain(|tid| state(pid, *tid) == Some('S'));
+            listed.sort_by_key(|tid| !waits_for_lock(pid, *tid));
+            for tid in listed {
+                if self.reap_in_thread(tid, &numbers).is_some() {
+                    return;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn reap_in_thread(self, tid: u32, numbers: &[u64]) -> Option<()> {
+        let pid = self.pid;
+        sys::seize(tid, self.options()).ok()?;
+        let _ = sys::interrupt(tid);
+        // However long it takes: once it stops, somebody must let it go.
+        let until = Instant::now() + Duration::from_secs(10);
+        if !inject::await_stop(tid, until).ok()? {
+            return None;
+        }
+        let registers = sys::registers(tid).ok();
+        let fit = registers
+            .filter(|r| inject::fitness(r).is_some_and(|f| f < 4) && inject::may_run(pid, tid, r));
+        let done = fit.and_then(|registers| {
+            // It may have become another program meanwhile.
+            let gadgets = self.gadgets.filter(|g| maps::confirm(pid, g)).or_else(|| {
+                let text = super::read_text(pid, "maps", maps::MAX_MAPS).ok()?;
+                maps::gadgets(pid, &maps::parse(&text))
+            })?;
+            let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
+            let mut all = Some(());
+            for number in numbers {
+                let waited = host.call(inject::SYS_WAIT4, &wait_for(*number));
+                all = waited.ok().and(all);
+            }
+            let _ = host.restore(pid);
+            if host.stopped_by_signal {
+                sys::kill(pid, libc::SIGSTOP);
+            }
+            all
+        });
+        let _ = sys::detach(tid);
+        done
+    }
+
+    fn options(self) -> u64 {
+        let filter = if self.filtered {
+            sys::O_SUSPEND_SECCOMP
+        } else {
+            0
+        };
+        sys::O_TRACESYSGOOD | sys::O_TRACECLONE | filter
     }
 }
 
 fn waits_for_lock(pid: u32, tid: u32) -> bool {
     super::read_text(pid, &format!("task/{tid}/syscall"), 4096)
         .is_ok_and(|text| text.split(' ').next() == Some(&inject::SYS_FUTEX.to_string()))
-}
-
-fn reap_in_thread(request: &Request, tid: u32, numbers: &[u64]) -> Option<()> {
-    let pid = request.pid;
-    sys::seize(tid, options(request)).ok()?;
-    let _ = sys::interrupt(tid);
-    // However long it takes: once it stops, somebody must let it go.
-    let until = Instant::now() + Duration::from_secs(10);
-    if !inject::await_stop(tid, until).ok()? {
-        return None;
-    }
-    let registers = sys::registers(tid).ok();
-    let fit = registers
-        .filter(|r| inject::fitness(r).is_some_and(|f| f < 4) && inject::may_run(pid, tid, r));
-    let done = fit.and_then(|registers| {
-        // It may have become another program meanwhile.
-        let gadgets = match &request.how {
-            How::Copy(gadgets) if maps::confirm(pid, gadgets) => *gadgets,
-            _ => maps::gadgets(
-                pid,
-                &maps::parse(&super::read_text(pid, "maps", maps::MAX_MAPS).ok()?),
-            )?,
-        };
-        let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
-        let mut all = Some(());
-        for number in numbers {
-            all = host
-                .call(inject::SYS_WAIT4, &wait_for(*number))
-                .ok()
-                .and(all);
-        }
-        let _ = host.restore(pid);
-        if host.stopped_by_signal {
-            sys::kill(pid, libc::SIGSTOP);
-        }
-        all
-    });
-    let _ = sys::detach(tid);
-    done
 }
 
 /// The number of a child in the eyes of its parent, which may be in a container.
@@ -691,15 +717,6 @@ fn number_inside(pid: u32, child: u32) -> Option<u64> {
 fn wait_for(child: u64) -> [u64; 4] {
     let flags = (libc::__WALL | libc::WNOHANG) as u32;
     [child, 0, u64::from(flags), 0]
-}
-
-fn options(request: &Request) -> u64 {
-    let filter = if request.filtered {
-        sys::O_SUSPEND_SECCOMP
-    } else {
-        0
-    };
-    sys::O_TRACESYSGOOD | sys::O_TRACECLONE | filter
 }
 
 /// The threads of a process; `None` where there is none.

@@ -52,7 +52,7 @@ use memtrace_model::Time;
 
 use crate::proc;
 use budget::{Budget, Short};
-use guard::{End, Fault, How, Request};
+use guard::{End, Fault, How, Inside, Request};
 use sys::RawRegisters;
 use taken::Taken;
 use target::Target;
@@ -161,6 +161,7 @@ struct Copy {
     socket: UnixStream,
     /// Told once.
     lost: Mutex<Option<FreezeError>>,
+    inside: Inside,
     _place: Place,
 }
 
@@ -208,6 +209,27 @@ impl Drop for Place {
     }
 }
 
+/// Cleans up after a guard of ours that was killed: its copy dies with it, and waits to be
+/// reaped.
+fn sweep(inside: Inside) {
+    let until = Instant::now() + Duration::from_millis(500);
+    loop {
+        let (zombies, living) = guard::leftovers(inside.pid, true);
+        if !living && !zombies.is_empty() {
+            let nothing = -1;
+            let work = move || guard::sweep(inside, &zombies);
+            if let Ok(guard) = starter::spawn(nothing, Box::new(work)) {
+                sys::reap(guard);
+            }
+            return;
+        }
+        if Instant::now() > until {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Freezes a live process.
 ///
 /// The process is stopped for as long as `fork` takes (tens of milliseconds for a GB),
@@ -233,8 +255,18 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
     loop {
         tries += 1;
         match freeze_once(pid, &options, &mut place) {
-            Err(FreezeError::Stuck { .. } | FreezeError::Late { .. }) if tries < TRIES => {
+            Err(
+                FreezeError::Stuck { .. } | FreezeError::Late { .. } | FreezeError::Changing { .. },
+            ) if tries < TRIES => {
                 std::thread::sleep(Duration::from_millis(20) * tries);
+            }
+            // The machine may be less busy soon.
+            Err(FreezeError::WouldPause { reason, .. }) if reason.is_empty() && tries < TRIES => {
+                std::thread::sleep(Duration::from_millis(50) * tries);
+            }
+            // A process that is becoming another program seems to belong to nobody.
+            Err(FreezeError::Permission { .. }) if tries < 2 => {
+                std::thread::sleep(Duration::from_millis(20));
             }
             // It cannot be copied: the other way, where there is one.
             Err(FreezeError::WouldPause { reason, .. })
@@ -258,7 +290,7 @@ fn freeze_once(
     if options.programs == Programs::Go {
         target.is_go()?;
     }
-    let (left, busy) = guard::leftovers(pid);
+    let (left, busy) = guard::leftovers(pid, false);
     if busy {
         return Err(FreezeError::Busy { pid });
     }
@@ -296,12 +328,17 @@ fn freeze_once(
         max_pause: options.max_pause,
         clone_takes: target.clone_takes(),
         how,
-        filtered: target.filtered,
+        inside: Inside {
+            pid,
+            filtered: target.filtered,
+            gadgets,
+        },
         life: LIFE_AT_LEAST + per_gib(LIFE_PER_GIB, target.anonymous),
         left,
     };
     let (mut ours, mut theirs) =
         UnixStream::pair().map_err(|e| io_error(pid, "make a socket", &e))?;
+    let inside = request.inside;
     let keep = theirs.as_raw_fd();
     let guard = starter::spawn(keep, Box::new(move || guard::run(&request, &mut theirs)))
         .map_err(|e| io_error(pid, "start a process", &e))?;
@@ -313,7 +350,10 @@ fn freeze_once(
             sys::reap(guard);
             return Err(match failed.and_then(Result::err) {
                 Some(fault) => target.explain(fault, options),
-                None => FreezeError::GuardLost { pid },
+                None => {
+                    sweep(inside);
+                    FreezeError::GuardLost { pid }
+                }
             });
         }
     };
@@ -332,6 +372,7 @@ fn freeze_once(
                 guard,
                 socket: ours,
                 lost: Mutex::default(),
+                inside,
                 _place: match place.take() {
                     Some(place) => place,
                     None => return Err(FreezeError::Busy { pid }),
@@ -616,7 +657,9 @@ impl Copy {
 impl Drop for Copy {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        sys::reap(self.guard);
+        if !sys::reap(self.guard) {
+            sweep(self.inside);
+        }
     }
 }
 

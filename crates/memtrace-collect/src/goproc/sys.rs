@@ -421,8 +421,8 @@ pub(super) fn kill_and_free(pid: u32) {
     }
 }
 
-/// Waits for the end of a child.
-pub(super) fn reap(pid: u32) {
+/// Waits for the end of a child, or of what is traced: whether it ended by itself.
+pub(super) fn reap(pid: u32) -> bool {
     loop {
         let mut status = 0;
         // SAFETY: `status` outlives the call.
@@ -431,7 +431,7 @@ pub(super) fn reap(pid: u32) {
             continue;
         }
         if got == -1 || !libc::WIFSTOPPED(status) {
-            return;
+            return got != -1 && libc::WIFEXITED(status);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use memtrace_formats::goexe;
 use memtrace_formats::goheap::Region;
 
-use super::budget::{Budget, Short};
+use super::budget::{self, Budget, Short};
 use super::guard::{self, Fault};
 use super::maps;
 use super::sys::Shared;
@@ -142,9 +142,10 @@ impl Target {
         }
     }
 
-    /// How long it stands still while it is copied.
+    /// How long it stands still while it is copied: by one of its own threads, which has to
+    /// share the processors with others.
     pub(super) fn clone_takes(&self) -> Duration {
-        CLONE_AT_LEAST + per_gib(CLONE_PER_GIB, self.anonymous)
+        (CLONE_AT_LEAST + per_gib(CLONE_PER_GIB, self.anonymous)).mul_f64(budget::crowding())
     }
 
     /// How long it stands still while its memory is taken.
@@ -210,6 +211,7 @@ impl Target {
         let path = format!("/proc/{pid}/exe");
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => self.permission(libc::EPERM),
+            io::ErrorKind::NotFound => FreezeError::Changing { pid },
             _ => io_error(pid, "open its executable", &error),
         })?;
         let program = goexe::look(io::BufReader::new(file)).map_err(|error| {
