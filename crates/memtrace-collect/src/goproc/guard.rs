@@ -558,7 +558,7 @@ impl<'a> Taking<'a> {
 /// Where a guard of our own was killed just now, so that one without its name is its copy, `any`
 /// is true; else such a one must be older than any program waits for its children.
 pub(super) fn leftovers(pid: u32, any: bool) -> (Vec<u32>, bool) {
-    const OLD_TICKS: u64 = 200;
+    const OLD_TICKS: u64 = 50;
     let mut zombies = Vec::new();
     let mut living = false;
     for tid in threads(pid).unwrap_or_default() {

@@ -70,6 +70,8 @@ const LIFE_AT_LEAST: Duration = Duration::from_secs(15);
 const LIFE_PER_GIB: Duration = Duration::from_secs(30);
 /// How often all is tried where a thread would not stop.
 const TRIES: u32 = 4;
+/// How long what a killed guard left is waited for.
+const SWEEP: Duration = Duration::from_secs(2);
 /// Another copy of the same process is waited for.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -210,9 +212,9 @@ impl Drop for Place {
 }
 
 /// Cleans up after a guard of ours that was killed: its copy dies with it, and waits to be
-/// reaped.
+/// reaped. A thread that was just about to make one makes it when it gets a processor.
 fn sweep(inside: Inside) {
-    let until = Instant::now() + Duration::from_millis(500);
+    let until = Instant::now() + SWEEP;
     loop {
         let (zombies, living) = guard::leftovers(inside.pid, true);
         if !living && !zombies.is_empty() {
