@@ -6,8 +6,8 @@ use memtrace_model::{Frame, FrameRef, Profile, StackId, StackKey, cut};
 
 use super::store::Row;
 
-/// Bytes of frames that are kept of one process: those of 3,000 stacks of common depth.
-const MOST_BYTES: usize = 12 << 20;
+/// Bytes of frames that are kept of one process: those of 2,000 stacks of common depth.
+const MOST_BYTES: usize = 8 << 20;
 /// Frames of a stack, the leaf first, that are kept: what a finding is told by stands there.
 const MOST_FRAMES: usize = 512;
 /// Calls into the runtime that are put below a stack.

@@ -76,9 +76,9 @@ impl Column {
 /// How much is kept.
 const MAX_POINTS: usize = 512;
 const MAX_STACKS: usize = 4096;
-const MAX_DORMANT: usize = 65_536;
-/// Cells of all stacks of a heap, 40 bytes each: 640 stacks have all points, 4,096 stacks 80.
-const HEAP_CELLS: usize = 640 * MAX_POINTS;
+const MAX_DORMANT: usize = 50_000;
+/// Cells of all stacks of a heap, 40 bytes each: 512 stacks have all points, 4,096 stacks 64.
+const HEAP_CELLS: usize = 512 * MAX_POINTS;
 /// The same of goroutines and of labels.
 const CELLS: usize = 256 * MAX_POINTS;
 /// Points that are kept however many stacks there are: rather fewer stacks than fewer points.

@@ -11,8 +11,8 @@ use memtrace_model::{
 
 /// Moments that are kept; beyond, every second one goes.
 const MOST_MOMENTS: usize = 32;
-/// Cells (stack, label) of one moment that are kept, the largest first.
-const MOST_CELLS: usize = 4_096;
+/// Cells (stack, label) of one moment that are kept, the largest first: a table of 4,096 places.
+const MOST_CELLS: usize = 3_500;
 /// Labels that are remembered.
 const MOST_LABELS: usize = 8_192;
 /// Longer keys and values are cut, characters.
@@ -112,6 +112,7 @@ impl Tags {
             let (_, &mut least, _) = sizes.select_nth_unstable_by(MOST_CELLS, |a, b| b.cmp(a));
             held.retain(|_, h| h.bytes.max(h.objects) > least);
         }
+        held.shrink_to_fit();
         self.moments.push(Moment { at, held });
         if self.moments.len() > MOST_MOMENTS {
             let last = self.moments.len() - 1;

@@ -294,7 +294,7 @@ impl Decoder {
     }
 
     /// Folds the lightest samples, or leaves out further definitions, so that the memory is
-    /// little more than `most`: half of it is for samples, a quarter each for rows and strings.
+    /// little more than `most`: half of it is for samples, half for rows, a quarter for strings.
     fn keep_within(&mut self, most: usize) {
         let ids = self.mappings.memory() + self.functions.memory() + self.locations.memory();
         let profile = &self.profile;
@@ -306,7 +306,7 @@ impl Decoder {
         let strings = profile.strings.memory() + self.table.capacity() * size_of::<u32>();
         let rows = profile.memory() - samples - profile.strings.memory() + ids;
         self.strings_full |= strings > most / 4;
-        if rows > most / 4 && !self.rows_full {
+        if rows > most / 2 && !self.rows_full {
             self.rows_full = true;
             self.mappings.close();
             self.functions.close();
