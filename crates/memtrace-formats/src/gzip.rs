@@ -183,12 +183,17 @@ pub(crate) fn compress(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The text of `window`, all of it, and why it ended.
-pub(crate) fn rest(window: &mut Window<'_>) -> (Vec<u8>, Stop) {
+/// The text of `window`, `most` bytes of it at most, and why it ended.
+pub(crate) fn rest(window: &mut Window<'_>, most: usize) -> (Vec<u8>, Stop) {
     let mut all = Vec::new();
     loop {
-        all.extend_from_slice(window.bytes());
-        window.consume(window.bytes().len());
+        let bytes = window.bytes();
+        let some = bytes.len().min(most - all.len());
+        all.extend_from_slice(&bytes[..some]);
+        if some < bytes.len() {
+            return (all, Stop::Limit);
+        }
+        window.consume(some);
         if let Err(stop) = window.more() {
             return (all, stop);
         }
@@ -218,7 +223,7 @@ mod tests {
                 ..Limits::default()
             },
         );
-        let (text, stop) = rest(&mut window);
+        let (text, stop) = rest(&mut window, usize::MAX);
         (text.len(), stop)
     }
 

@@ -72,14 +72,14 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
         }
         Form::Text(read) => {
             let start = printable(window.bytes());
-            let (bytes, stop) = gzip::rest(&mut window);
+            let (bytes, stop) = gzip::rest(&mut window, limits.max_memory);
             let text = String::from_utf8_lossy(&bytes);
             let mut parsed = read(&text, limits).ok_or(Error::NotAProfile { start })?;
             match stop {
                 Stop::End => {}
                 Stop::Corrupt(what) => parsed.warnings.push(Warning::Compression { what }),
                 Stop::Limit => parsed.warnings.push(Warning::Limit {
-                    limit: limits.max_decompressed,
+                    limit: limits.max_decompressed.min(limits.max_memory as u64),
                 }),
             }
             Ok(parsed)
