@@ -26,6 +26,8 @@ const DEEPEST: u64 = 1 << 16;
 const TEXT_PER_BYTE: u64 = 64;
 /// Text that any profile may have.
 const LEAST_TEXT: u64 = 16 << 20;
+/// What it takes later to follow a sample, bytes: a row, and places in tables.
+pub(crate) const FOLLOWED: usize = 128;
 /// What an entry without any text counts as, bytes.
 const ENTRY: u64 = 16;
 
@@ -98,7 +100,7 @@ pub(crate) fn fold_lightest(profile: &mut Profile, width: usize, most: u64) -> O
         let locations = profile.stack(stack.unwrap_or_default()).len();
         let labels = size_of_val(profile.label_sets.get(set.unwrap_or_default().0));
         // A list that is interned has an end and a place in the index besides.
-        (24 + 8 * width + (4 * locations + 12) + (labels + 12)) as u64
+        (FOLLOWED + 24 + 8 * width + (4 * locations + 12) + (labels + 12)) as u64
     };
     let keep = heaviest(&weights, most, bytes);
     fold(profile, width, &keep)

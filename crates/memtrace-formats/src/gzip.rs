@@ -10,8 +10,8 @@ use crate::Error;
 pub struct Limits {
     /// Most bytes that compressed data may unpack to.
     pub max_decompressed: u64,
-    /// Bytes that the profile may take in memory while it is read. Beyond, the lightest
-    /// samples are folded into one, and further definitions are left out.
+    /// Bytes that the profile, and what it takes to follow its samples, may take in memory.
+    /// Beyond, the lightest samples are folded into one, and further definitions are left out.
     pub max_memory: usize,
 }
 
@@ -20,14 +20,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_decompressed: 1 << 30,
-            max_memory: 2 << 30,
+            max_memory: 4 << 30,
         }
     }
 }
 
 impl Limits {
     /// For one of many services that are watched: 32 MiB to read and 16 MiB to hold, a heap
-    /// profile of 30,000 stacks. The largest programs have a third of that.
+    /// profile of 20,000 stacks. The largest programs have half of that.
     #[must_use]
     pub fn live() -> Self {
         Self {

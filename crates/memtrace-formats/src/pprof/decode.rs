@@ -305,6 +305,7 @@ impl Decoder {
             + profile.sample_labels.capacity() * size_of::<LabelSetId>();
         let strings = profile.strings.memory() + self.table.capacity() * size_of::<u32>();
         let rows = profile.memory() - samples - profile.strings.memory() + ids;
+        let samples = samples + profile.len() * budget::FOLLOWED;
         self.strings_full |= strings > most / 4;
         if rows > most / 2 && !self.rows_full {
             self.rows_full = true;
