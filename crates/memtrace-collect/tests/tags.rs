@@ -214,9 +214,13 @@ fn sections_begin_and_end() {
     };
     assert_eq!(events(&service).len(), 2);
     let mut hits = Vec::new();
+    let since = Instant::now();
     let lost = drain(&mut probe, &mut hits, Duration::from_millis(4500));
     assert_eq!(lost, 0);
     drop(probe);
+    // Each takes a second, every other second. On a busy machine the looking takes longer, and
+    // what a new thread does before it is known is not seen.
+    let most = since.elapsed().as_secs() as usize / 2 + 1;
     let (mut begun, mut ended, mut sampled) = (0, 0, 0);
     for hit in &hits {
         match hit {
@@ -234,8 +238,8 @@ fn sections_begin_and_end() {
         }
     }
     assert!(
-        (2..=3).contains(&begun) && (2..=3).contains(&ended),
-        "{begun} {ended}"
+        (1..=most).contains(&begun) && (1..=most).contains(&ended),
+        "{begun} {ended} of {most}"
     );
     // 200 MB/s in all: 380 samples a second.
     assert!((900..=3000).contains(&sampled), "{sampled}");
