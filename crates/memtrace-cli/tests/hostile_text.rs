@@ -648,7 +648,13 @@ fn a_process_with_an_evil_name() {
     std::fs::copy("/bin/sleep", &program).expect("a copy of a program");
     // Its file, its name and its command line.
     let name = EVIL.replace('\0', "");
-    let started = Command::new(&program).args(["300"]).env("X", &name).spawn();
+    let start = || Command::new(&program).args(["300"]).env("X", &name).spawn();
+    let mut started = start();
+    // A process that another test starts meanwhile has our file open until it runs its own.
+    while matches!(&started, Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        started = start();
+    }
     let service = Running(started.expect("it starts"));
     let pid = service.0.id().to_string();
     let _ = std::fs::write(format!("/proc/{pid}/comm"), "\x1b[31m\r\nFORGED");
