@@ -262,7 +262,7 @@ fn test(quick: bool, full: bool) -> Outcome {
     let cnc = build_cnc()?;
     step("Rust tests", || {
         run(cargo()
-            .args(["test", "--workspace"])
+            .args(["test", "--workspace", "--no-fail-fast"])
             .env("MEMTRACE_GO", &go)
             .env("MEMTRACE_CNC", &cnc))
     })?;
