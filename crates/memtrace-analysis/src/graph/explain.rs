@@ -163,6 +163,7 @@ fn kept(
         {
             keeper = above;
         }
+        let heap_now = Heap { graph, dominators };
         let retained = dominators.retained(keeper);
         explanation.retained_bytes = Some(retained);
         explanation.evidence.push(format!(
@@ -172,7 +173,7 @@ fn kept(
             100.0 * share
         ));
         if finding.pattern == Pattern::Growth
-            && has_places(graph, dominators, keeper, &nodes, finding.live_objects)
+            && has_places(heap_now, keeper, &nodes, piled, finding.live_objects)
         {
             let mut up: Vec<NodeId> = dominators.path(example).into_iter().rev().collect();
             // Where several roots lead to the container, none of them dominates it.
@@ -218,14 +219,19 @@ fn waits_long(graph: &HeapGraph, frame: &Root) -> bool {
 }
 
 /// Whether a map or an array has a place of its own for each of the things that pile up: then
-/// it grows with them. `live` is how many there are; the nodes are those that were sampled.
+/// it grows with them. Things are of the type `piled`, counted in the copy. `live` is how many
+/// objects the profile tells of: a thing may be made of several, and the profile may be newer
+/// than the copy. The nodes are those that were sampled.
 fn has_places(
-    graph: &HeapGraph,
-    dominators: &Dominators,
+    heap: Heap<'_>,
     keeper: NodeId,
     nodes: &[NodeId],
+    piled: HeapTypeId,
     live: u64,
 ) -> bool {
+    /// Objects that a thing is made of, at most, and that were made since the copy.
+    const OBJECTS: u64 = 8;
+    let Heap { graph, dominators } = heap;
     let Some(kind) = graph.types.get(keeper.index()) else {
         return false;
     };
@@ -253,8 +259,19 @@ fn has_places(
         }
         _ => (0, 0),
     };
-    let things = live.max(nodes.len() as u64);
-    places >= things / 2 && taken as f64 >= MOST * nodes.len() as f64
+    let below = dominators
+        .position(keeper)
+        .map_or(0..0, |at| at..at.saturating_add(dominators.size_at(at)));
+    let of_type = graph
+        .types
+        .iter()
+        .enumerate()
+        .filter(|(_, kind)| **kind == piled);
+    let things = of_type
+        .filter_map(|(n, _)| dominators.position(NodeId(u32::try_from(n).ok()?)))
+        .filter(|at| below.contains(at));
+    let things = things.count().max(nodes.len()) as u64;
+    places >= things / 2 && places >= live / OBJECTS && taken as f64 >= MOST * nodes.len() as f64
 }
 
 /// What keeps objects that a frame has at hand as well: a function that goes through a copy of
@@ -559,6 +576,23 @@ mod tests {
         };
         assert_eq!(shards(6_000_000).cause, None);
         assert!(shards(1100).cause.is_some());
+        // Each is made of some objects, which the profile counts one by one.
+        assert!(shards(6000).cause.is_some());
+        // Behind each that was sampled there are more of its kind.
+        let lists = explained(1000, |sample| {
+            let table = sample.object("[]main.list", HeapKind::Array, 200);
+            sample.global("main.lists", table);
+            let mut sampled = Vec::new();
+            for _ in 0..200 {
+                let list: Vec<u32> = (0..5).map(|_| sample.value("main.entry")).collect();
+                sample.edge(table, list[0]);
+                list.windows(2)
+                    .for_each(|pair| sample.edge(pair[0], pair[1]));
+                sampled.push(list[4]);
+            }
+            sampled
+        });
+        assert_eq!(lists.cause, None);
     }
 
     /// A list that a function builds in a variable of its own, while another goes through a copy.
