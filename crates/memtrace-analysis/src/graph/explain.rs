@@ -172,9 +172,8 @@ fn kept(
             units::bytes(retained as f64),
             100.0 * share
         ));
-        if finding.pattern == Pattern::Growth
-            && has_places(heap_now, keeper, &nodes, piled, finding.live_objects)
-        {
+        // Also where the stack tells a pattern now: another stack may stand for the finding later.
+        if has_places(heap_now, keeper, &nodes, piled, finding.live_objects) {
             let mut up: Vec<NodeId> = dominators.path(example).into_iter().rev().collect();
             // Where several roots lead to the container, none of them dominates it.
             if let (Some(last), Some(root)) = (up.last(), root)
