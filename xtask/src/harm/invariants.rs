@@ -12,6 +12,9 @@ use crate::tools::Outcome;
 /// soon be above this.
 const OTHER_MAPPINGS: usize = 6;
 
+/// What memtrace's processes are called.
+const OURS: [&str; 3] = ["memtrace", "memtrace-guard", "memtrace-copy"];
+
 /// What a target is like when nobody disturbs it.
 pub(crate) struct Baseline {
     descriptors: (usize, usize),
@@ -209,7 +212,7 @@ impl Strangers {
         let mark = format!("{MARK}={mark}");
         let names: BTreeSet<String> = (family.iter())
             .filter_map(|p| process::name_of(*p))
-            .chain(["memtrace".to_owned(), "memtrace-guard".to_owned()])
+            .chain(OURS.map(str::to_owned))
             .collect();
         let look = |pid: u32| {
             let start = process::start_of(pid)?;

@@ -18,6 +18,9 @@ const DEADLINE_MS: f64 = 100.0;
 /// at the same time: a busy machine makes everybody wait.
 const OWN_GAP: f64 = 3.0;
 
+/// How long a program may still be listed that has ended.
+const SOON_GONE: Duration = Duration::from_millis(200);
+
 /// Targets that run side by side.
 const AT_ONCE: usize = 7;
 
@@ -41,6 +44,7 @@ struct Account {
     warnings: BTreeMap<String, usize>,
     faults: Vec<String>,
     interrupted: i64,
+    strangers: Strangers,
     over: bool,
 }
 
@@ -237,6 +241,7 @@ impl Account {
             warnings: BTreeMap::new(),
             faults: Vec::new(),
             interrupted: 0,
+            strangers: Strangers::new(),
             over: false,
         })
     }
@@ -290,9 +295,14 @@ impl Account {
         if self.over {
             return;
         }
-        let faults = if self.taken.is_multiple_of(16) {
+        let faults = if self.taken.is_multiple_of(8) {
             let patience = Duration::from_secs(3);
-            self.baseline.faults(&self.target, patience)
+            let mut faults = self.baseline.faults(&self.target, patience);
+            // A snapshot cleans up before it ends: the next one must not have to.
+            let family = self.target.family();
+            let left = self.strangers.left(&family, &memtrace.mark, SOON_GONE);
+            faults.extend(left.iter().map(ToString::to_string));
+            faults
         } else {
             quick_faults(&self.target)
         };

@@ -640,7 +640,8 @@ impl Inside {
             // One that runs or waits for a disk is left alone; one that waits for a lock does not
             // notice, while other calls may give EINTR.
             listed.retain(|tid| state(pid, *tid) == Some('S'));
-            listed.sort_by_key(|tid| !waits_for_lock(pid, *tid));
+            // Cached: what a thread does changes while it is asked.
+            listed.sort_by_cached_key(|tid| !waits_for_lock(pid, *tid));
             for tid in listed {
                 if self.reap_in_thread(tid, &numbers).is_some() {
                     return;

@@ -421,7 +421,8 @@ pub(super) fn kill_and_free(pid: u32) {
     }
 }
 
-/// Waits for the end of a child, or of what is traced: whether it ended by itself.
+/// Waits for the end of a child, or of what is traced: whether it ended by itself, with its
+/// work done.
 pub(super) fn reap(pid: u32) -> bool {
     loop {
         let mut status = 0;
@@ -431,7 +432,7 @@ pub(super) fn reap(pid: u32) -> bool {
             continue;
         }
         if got == -1 || !libc::WIFSTOPPED(status) {
-            return got != -1 && libc::WIFEXITED(status);
+            return got != -1 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
         }
     }
 }
