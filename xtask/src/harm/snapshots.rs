@@ -44,7 +44,6 @@ struct Account {
     warnings: BTreeMap<String, usize>,
     faults: Vec<String>,
     interrupted: i64,
-    strangers: Strangers,
     over: bool,
 }
 
@@ -151,6 +150,12 @@ fn group(
         }
     };
     let strangers = Strangers::new();
+    // A snapshot cleans up before it ends: the next one must not have to.
+    let left_by = |strangers: &Strangers, accounts: &[Account]| {
+        let family: Vec<u32> = accounts.iter().flat_map(|a| a.target.family()).collect();
+        let left = strangers.left(&family, &memtrace.mark, SOON_GONE);
+        left.first().map(ToString::to_string)
+    };
     for account in &mut accounts {
         // The start of the others is of no snapshot.
         account.listen(None);
@@ -159,6 +164,7 @@ fn group(
         for account in &mut accounts {
             account.next(memtrace, &mut witness, false);
         }
+        failed.extend(left_by(&strangers, &accounts));
     }
     if accounts.iter().any(|a| a.goes_on(true)) {
         match Busy::start(options.busy) {
@@ -170,6 +176,7 @@ fn group(
                     for account in &mut accounts {
                         account.next(memtrace, &mut witness, true);
                     }
+                    failed.extend(left_by(&strangers, &accounts));
                 }
             }
             Err(error) => failed.push(error),
@@ -241,7 +248,6 @@ impl Account {
             warnings: BTreeMap::new(),
             faults: Vec::new(),
             interrupted: 0,
-            strangers: Strangers::new(),
             over: false,
         })
     }
@@ -297,12 +303,7 @@ impl Account {
         }
         let faults = if self.taken.is_multiple_of(8) {
             let patience = Duration::from_secs(3);
-            let mut faults = self.baseline.faults(&self.target, patience);
-            // A snapshot cleans up before it ends: the next one must not have to.
-            let family = self.target.family();
-            let left = self.strangers.left(&family, &memtrace.mark, SOON_GONE);
-            faults.extend(left.iter().map(ToString::to_string));
-            faults
+            self.baseline.faults(&self.target, patience)
         } else {
             quick_faults(&self.target)
         };
