@@ -18,8 +18,8 @@ const DEADLINE_MS: f64 = 100.0;
 /// at the same time: a busy machine makes everybody wait.
 const OWN_GAP: f64 = 3.0;
 
-/// How long a program may still be listed that has ended.
-const SOON_GONE: Duration = Duration::from_millis(200);
+/// How long something may be there after a snapshot: a target's own children live for less.
+const SOON_GONE: Duration = Duration::from_secs(2);
 
 /// Targets that run side by side.
 const AT_ONCE: usize = 7;

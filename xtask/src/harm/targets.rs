@@ -1,10 +1,12 @@
 //! The kinds of process that snapshots are taken of: how they are built and started, and what
 //! they say of themselves (`services/targets`).
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -233,6 +235,9 @@ impl Kind {
     }
 }
 
+/// What this process has built already: to ask Go again takes seconds each time.
+static BUILT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
 /// Builds `services/targets`.
 pub(crate) fn build(build: Build, version: Option<&str>) -> Outcome<PathBuf> {
     let (name, c, flags): (_, _, &[&str]) = match build {
@@ -250,6 +255,10 @@ pub(crate) fn build(build: Build, version: Option<&str>) -> Outcome<PathBuf> {
         "services/targets-{name}{}",
         version.unwrap_or_default()
     ));
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.contains(&program) {
+        return Ok(program);
+    }
     let compiler = version.map_or_else(go, go_version)?;
     let mut command = go_command(&compiler, &root().join("services/targets"));
     if let Some(version) = version {
@@ -261,6 +270,7 @@ pub(crate) fn build(build: Build, version: Option<&str>) -> Outcome<PathBuf> {
         .arg(&program)
         .args(flags)
         .arg("."))?;
+    built.insert(program.clone());
     Ok(program)
 }
 
