@@ -79,24 +79,31 @@ const BOUNDS: [&str; 3] = ["-timeout=5", "-rss_limit_mb=1024", "-malloc_limit_mb
 /// Inputs of a target that are kept, bytes before they are packed.
 const MOST_KEPT: usize = 512 << 10;
 
-/// Runs each target for `seconds`. Fails with the name of the input that crashed one. With
-/// `keep`, the inputs that reach most of the code with the fewest bytes become the seeds
-/// of later runs, in `fuzz/seeds`.
-pub(crate) fn run(seconds: u64, keep: bool) -> Outcome {
-    let home = target_dir().join("fuzz");
+fn home() -> PathBuf {
+    target_dir().join("fuzz")
+}
+
+/// Builds all targets by this cargo: the folder with their programs.
+pub(crate) fn build(mut cargo: Command) -> Outcome<PathBuf> {
     let host = host()?;
-    let mut build = cargo();
-    build
+    cargo
         .args(["build", "--release", "--quiet", "--target", &host])
         .arg("--manifest-path")
         .arg(root().join("fuzz/Cargo.toml"))
         .arg("--target-dir")
-        .arg(&home)
+        .arg(home())
         .env("RUSTFLAGS", FLAGS)
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    run_command(&mut build)?;
+    run_command(&mut cargo)?;
+    Ok(home().join(host).join("release"))
+}
 
-    let programs = home.join(&host).join("release");
+/// Runs each target for `seconds`. Fails with the name of the input that crashed one. With
+/// `keep`, the inputs that reach most of the code with the fewest bytes become the seeds
+/// of later runs, in `fuzz/seeds`.
+pub(crate) fn run(seconds: u64, keep: bool) -> Outcome {
+    let programs = build(cargo())?;
+    let home = home();
     let next = AtomicUsize::new(0);
     let work = || -> Outcome {
         while let Some(target) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -26,10 +26,13 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-use tools::{Outcome, build_cnc, build_memtrace, cargo, go, go_command, root, run};
+use tools::{
+    Outcome, build_cnc, build_memtrace, build_memtrace_by, cargo, go, go_command, patient_cargo,
+    root, run,
+};
 
 /// How long CI runs each fuzz target, seconds.
-const FUZZ_SECONDS: u64 = 30;
+const FUZZ_SECONDS: u64 = 20;
 
 /// How many real services are watched side by side: with more of them a slow machine of two cores
 /// collects garbage too seldom for verdicts in time.
@@ -269,7 +272,18 @@ fn test(quick: bool, full: bool) -> Outcome {
     if quick {
         return Ok(());
     }
-    step("watches of real services", || watches(full, &go, &cnc))?;
+    step("watches of real services, and builds beside them", || {
+        std::thread::scope(|scope| {
+            // For the steps below: compilers take what the watches leave.
+            let builds = scope.spawn(|| {
+                build_memtrace_by(patient_cargo())?;
+                fuzz::build(patient_cargo())
+            });
+            let watched = watches(full, &go, &cnc);
+            let built = builds.join().unwrap_or_else(|_| Err("it panicked".into()));
+            watched.and(built.map(drop))
+        })
+    })?;
     step("simulation", || {
         run(cargo().args(["xtask", "accuracy", "--quick"]))
     })?;

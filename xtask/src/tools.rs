@@ -1,5 +1,6 @@
 //! Running other programs, and finding or installing the ones a fresh machine lacks.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,7 +24,21 @@ pub(crate) fn target_dir() -> PathBuf {
 /// Cargo as it runs us, without what it told us of ourselves: build scripts that
 /// read those variables would run again each time.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    as_ours(Command::new(cargo_program()))
+}
+
+/// The same, with what other programs leave of the processors.
+pub(crate) fn patient_cargo() -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(cargo_program());
+    as_ours(command)
+}
+
+fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn as_ours(mut command: Command) -> Command {
     command.current_dir(root());
     for (name, _) in std::env::vars_os() {
         let ours = [
@@ -158,7 +173,12 @@ pub(crate) fn build_cnc() -> Outcome<PathBuf> {
 
 /// Builds the memtrace program (release) and returns it.
 pub(crate) fn build_memtrace() -> Outcome<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "memtrace-cli"]))?;
+    build_memtrace_by(cargo())
+}
+
+/// The same by this cargo.
+pub(crate) fn build_memtrace_by(mut cargo: Command) -> Outcome<PathBuf> {
+    run(cargo.args(["build", "--release", "--package", "memtrace-cli"]))?;
     Ok(target_dir().join("release/memtrace"))
 }
 

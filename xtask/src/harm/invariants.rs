@@ -12,6 +12,10 @@ use crate::tools::Outcome;
 /// soon be above this.
 const OTHER_MAPPINGS: usize = 6;
 
+/// A thread more has its stack and the page that ends it, and in C an arena of malloc, of which
+/// a part may be in use.
+const MAPPINGS_OF_THREAD: usize = 4;
+
 /// What memtrace's processes are called.
 const OURS: [&str; 3] = ["memtrace", "memtrace-guard", "memtrace-copy"];
 
@@ -19,6 +23,7 @@ const OURS: [&str; 3] = ["memtrace", "memtrace-guard", "memtrace-copy"];
 pub(crate) struct Baseline {
     descriptors: (usize, usize),
     mappings: usize,
+    threads: usize,
     schedules: BTreeSet<(Schedule, String)>,
     masks: BTreeSet<String>,
     /// How each thread was scheduled when it was first seen.
@@ -35,6 +40,7 @@ impl Baseline {
         let mut seen = Self {
             descriptors: (usize::MAX, 0),
             mappings: 0,
+            threads: 0,
             schedules: BTreeSet::new(),
             masks: BTreeSet::new(),
             known: BTreeMap::new(),
@@ -49,7 +55,9 @@ impl Baseline {
             seen.descriptors.0 = seen.descriptors.0.min(files);
             seen.descriptors.1 = seen.descriptors.1.max(files);
             seen.mappings = seen.mappings.max(process::mappings(target.pid));
-            for (tid, thread) in process::threads(target.pid) {
+            let threads = process::threads(target.pid);
+            seen.threads = seen.threads.max(threads.len());
+            for (tid, thread) in threads {
                 let scheduled = (thread.schedule, thread.affinity);
                 seen.known.insert((tid, thread.start), scheduled.clone());
                 seen.schedules.insert(scheduled);
@@ -100,10 +108,18 @@ impl Baseline {
             ));
         }
         let mappings = process::mappings(pid);
-        if mappings > self.mappings + OTHER_MAPPINGS.max(self.mappings / 10) {
-            faults.push(format!("{mappings} mappings, {} before", self.mappings));
+        let threads = process::threads(pid);
+        let more = threads.len().saturating_sub(self.threads);
+        let usual = self.mappings + more * MAPPINGS_OF_THREAD;
+        if mappings > usual + OTHER_MAPPINGS.max(self.mappings / 10) {
+            faults.push(format!(
+                "{mappings} mappings, {} before; {} threads, {} before",
+                self.mappings,
+                threads.len(),
+                self.threads
+            ));
         }
-        for (tid, thread) in process::threads(pid) {
+        for (tid, thread) in threads {
             faults.extend(
                 self.fault_of(tid, thread)
                     .map(|f| format!("thread {tid} {f}")),

@@ -20,7 +20,7 @@ const KINDS: [&str; 5] = ["larger", "cgo", "stacks", "pidns-init", "of-subreaper
 
 /// Kills of each victim.
 const FULL: u32 = 500;
-const SHORT: u32 = 10;
+const SHORT: u32 = 5;
 
 /// A guard or a kernel that cleans up does it within this.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -33,7 +33,7 @@ use targets::Kind;
 const FULL: u32 = 10_000;
 
 /// Snapshots of a usual kind in a short one.
-const SHORT: u32 = 8;
+const SHORT: u32 = 5;
 
 /// What may be asked of `cargo xtask harm`.
 #[derive(Args)]
