@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// The memtrace program; built where none is given
     #[arg(long)]
     memtrace: Option<PathBuf>,
-    /// Busy loops beside a fourth of the snapshots
+    /// Busy loops beside a sixteenth of the snapshots
     #[arg(long, default_value_t = 8)]
     busy: u32,
 }
