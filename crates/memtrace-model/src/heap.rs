@@ -369,13 +369,17 @@ pub struct HeapGraph {
 impl HeapGraph {
     /// Proves that the objects found are those that the runtime counts: what it counts is
     /// kept apart from where they are found, so that a heap of which parts were not read, or
-    /// not at one moment, does not add up.
+    /// not at one moment, does not add up. A process that runs has objects: a heap of none is
+    /// that of a program which has not begun, or was not read.
     ///
     /// # Errors
     /// In words, what differs.
     pub fn agrees(&self) -> Result<(), String> {
         /// Spans of the caches are counted with delay.
         const LEAST: u64 = 1 << 20;
+        if self.object_count() == 0 {
+            return Err("it has no objects yet: it has only just begun; try again".to_owned());
+        }
         let found = self
             .words
             .iter()
@@ -592,5 +596,27 @@ impl HeapGraph {
             Some((_, wrong)) => Err(wrong),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_heap_has_objects_and_as_many_bytes_as_are_counted() {
+        let mut graph = HeapGraph::default();
+        assert!(graph.agrees().is_err_and(|e| e.contains("no objects")));
+        graph.addresses.push(0xc000_0000);
+        graph.words.push(1 << 20);
+        assert_eq!(graph.agrees(), Ok(()), "nothing is counted");
+        graph.totals.heap_alloc = Some((8 << 20) + (1 << 20));
+        assert_eq!(graph.agrees(), Ok(()));
+        graph.totals.heap_alloc = Some(16 << 20);
+        assert!(
+            graph
+                .agrees()
+                .is_err_and(|e| e.contains("not all was read"))
+        );
     }
 }

@@ -114,7 +114,7 @@ static KINDS: &[Kind] = &[
     kind("profiled", Build::Go, "profiled"),
     Kind {
         truth: Truth::AtMost,
-        refusals: &["ended", "replaced", "exec", "did not stop"],
+        refusals: &["ended", "is ending", "replaced", "exec", "did not stop"],
         ..kind("exec", Build::Go, "exec")
     },
     Kind {
