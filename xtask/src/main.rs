@@ -266,6 +266,8 @@ fn test(quick: bool, full: bool) -> Outcome {
     step("Rust tests", || {
         run(cargo()
             .args(["test", "--workspace", "--no-fail-fast"])
+            // Many of them wait for a service most of their time.
+            .env("RUST_TEST_THREADS", "4")
             .env("MEMTRACE_GO", &go)
             .env("MEMTRACE_CNC", &cnc))
     })?;

@@ -22,7 +22,7 @@ const OWN_GAP: f64 = 3.0;
 const SOON_GONE: Duration = Duration::from_secs(2);
 
 /// Targets that run side by side.
-const AT_ONCE: usize = 7;
+const AT_ONCE: usize = 2;
 
 /// With these any snapshot may be refused: there was no time.
 const ALWAYS: &[&str] = &["try again"];
