@@ -117,6 +117,13 @@ static KINDS: &[Kind] = &[
         refusals: &["ended", "is ending", "replaced", "exec", "did not stop"],
         ..kind("exec", Build::Go, "exec")
     },
+    // Threads that end one by one while another waits for them.
+    Kind {
+        size: 400,
+        truth: Truth::AtMost,
+        refusals: &["ended", "is ending", "replaced", "exec", "did not stop"],
+        ..kind("exec-threads", Build::Go, "exec")
+    },
     Kind {
         refusals: &["did not stop", "vfork"],
         ..kind("spawn", Build::Go, "spawn")

@@ -43,6 +43,10 @@ pub(super) struct Budget {
     pids: Option<Groups>,
     user: Option<User>,
     machine: Option<u64>,
+    /// Bytes that it asked for, where the machine promises no more than it has.
+    promised: Option<u64>,
+    /// The kernel ends all of the group when it ends one.
+    as_one: bool,
     floor: u64,
 }
 
@@ -60,9 +64,12 @@ impl Budget {
     pub(super) fn of(pid: u32, status: &str) -> Self {
         let root = Path::new("/proc");
         let threads = super::number(status, "Threads").unwrap_or(1);
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let processors = super::field(status, "Cpus_allowed").map_or(1, processors);
+        let memory = Groups::of(root, pid, "memory");
         Self {
-            memory: Groups::of(root, pid, "memory"),
+            as_one: memory.as_ref().is_some_and(Groups::dies_as_one),
+            promised: promises().and_then(|_| proc::kib_field(status, "VmData")),
+            memory,
             pids: Groups::of(root, pid, "pids"),
             user: User::of(pid, status),
             machine: most_tasks(),
@@ -75,12 +82,19 @@ impl Budget {
     pub(super) fn lacks(&self, anonymous: u64, share: f64) -> Option<Short> {
         let written = (anonymous as f64 * share.clamp(0.0, 1.0)) as u64;
         let needed = anonymous / TABLES_SHARE + TABLES + written + self.floor;
-        self.short(needed, PIDS_NEEDED)
+        // A copy is promised all at once that the target was promised.
+        let promise = self.promised.map(|bytes| bytes + self.floor);
+        self.short(needed, promise, PIDS_NEEDED)
     }
 
     /// What is running short while a copy lives.
     pub(super) fn runs_short(&self) -> Option<Short> {
-        self.short(self.floor, PIDS_FLOOR)
+        self.short(self.floor, self.promised.map(|_| self.floor), PIDS_FLOOR)
+    }
+
+    /// Whether the end of one process for want of memory is the end of all of its group.
+    pub(super) fn dies_as_one(&self) -> bool {
+        self.as_one
     }
 
     /// Bytes of memory that are free for this process; `None` where nobody tells.
@@ -89,15 +103,23 @@ impl Budget {
         [in_group, available()].into_iter().flatten().min()
     }
 
-    fn short(&self, memory: u64, pids: u64) -> Option<Short> {
+    fn short(&self, memory: u64, promise: Option<u64>, pids: u64) -> Option<Short> {
         let in_group = self.memory.as_ref().and_then(|g| g.memory_room(memory));
-        let rooms = [(true, in_group), (false, available())];
-        for (group, free) in rooms {
-            if let Some(free) = free.filter(|free| *free < memory) {
+        let rooms = [
+            (true, in_group, memory),
+            (false, available(), memory),
+            (
+                false,
+                promise.and_then(|_| promises()),
+                promise.unwrap_or(0),
+            ),
+        ];
+        for (group, free, needed) in rooms {
+            if let Some(free) = free.filter(|free| *free < needed) {
                 return Some(Short::Memory {
                     group,
                     free,
-                    needed: memory,
+                    needed,
                 });
             }
         }
@@ -202,6 +224,29 @@ fn most_tasks() -> Option<u64> {
     limits.into_iter().flatten().min()
 }
 
+/// Bytes that the machine may still promise, where it promises no more than it has
+/// (`vm.overcommit_memory` is 2): who asks for more is refused, and a runtime ends then.
+fn promises() -> Option<u64> {
+    let read = |path| proc::read_text(Path::new(path), 64 << 10).ok();
+    if read("/proc/sys/vm/overcommit_memory")?.trim() != "2" {
+        return None;
+    }
+    promises_left(&read("/proc/meminfo")?)
+}
+
+fn promises_left(meminfo: &str) -> Option<u64> {
+    let limit = proc::kib_field(meminfo, "CommitLimit")?;
+    Some(limit.saturating_sub(proc::kib_field(meminfo, "Committed_AS")?))
+}
+
+/// Processors in a mask of `/proc/PID/status`.
+fn processors(mask: &str) -> u64 {
+    let bits = mask.chars().filter_map(|c| c.to_digit(16));
+    bits.map(|digit| u64::from(digit.count_ones()))
+        .sum::<u64>()
+        .max(1)
+}
+
 /// Bytes that the machine can give without swapping.
 fn available() -> Option<u64> {
     let text = proc::read_text(Path::new("/proc/meminfo"), 64 << 10).ok()?;
@@ -218,6 +263,8 @@ mod tests {
             pids: None,
             user,
             machine,
+            promised: None,
+            as_one: false,
             floor: MEMORY_FLOOR,
         }
     }
@@ -253,6 +300,18 @@ mod tests {
             matches!(short, Some(Short::Memory { group: false, .. })),
             "{short:?}"
         );
+    }
+
+    #[test]
+    fn promises_and_processors() {
+        let meminfo = "MemTotal: 9 kB\nCommitLimit:    1000 kB\nCommitted_AS:    400 kB\n";
+        assert_eq!(promises_left(meminfo), Some(600 << 10));
+        assert_eq!(
+            promises_left("CommitLimit: 1 kB\nCommitted_AS: 4 kB\n"),
+            Some(0)
+        );
+        assert_eq!(processors("3"), 2);
+        assert_eq!(processors("ffffffff,0000000f"), 36);
     }
 
     #[test]

@@ -547,7 +547,7 @@ fn present(frozen: &Frozen, region: &Region) -> Vec<(u64, u64)> {
         _ if length <= SMALL || of_file && length <= LARGE_FILE => whole,
         Source::Copy(copy) => File::open(format!("/proc/{}/pagemap", copy.pid))
             .ok()
-            .and_then(|file| maps::present(&file, region.start, region.end))
+            .and_then(|file| maps::present(&file, region.start, region.end, None))
             .unwrap_or(whole),
         Source::Taken(taken) => taken.present(region.start, region.end),
     }

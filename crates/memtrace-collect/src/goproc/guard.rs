@@ -20,10 +20,17 @@
 //! `wait4`. Left to itself an orphan would go to whoever declared itself a subreaper, and
 //! that one may reap none but its own. What a guard that was killed left is reaped by the
 //! next (see [`leftovers`]).
+//!
+//! **Nobody waits for nobody.** A thread that becomes another program (`execve`) waits for all
+//! others to end, and a seized one has ended only when its tracer has heard of it; who seizes
+//! another thread meanwhile waits for the `execve`. So the guard ends where a seizure takes
+//! longer than a pause may, and whatever it had seized is free.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +39,7 @@ use super::budget::{Budget, Short};
 use super::inject::{self, Host};
 use super::maps::{self, Gadgets};
 use super::sys::{self, RawRegisters, Shared};
-use super::words;
+use super::{Programs, target, words};
 
 /// Threads of a process, at most.
 const MAX_THREADS: usize = 1 << 20;
@@ -52,6 +59,8 @@ const PAGE: u64 = 4096;
 /// What the guard is to do.
 pub(super) struct Request {
     pub(super) pid: u32,
+    /// When it started, ticks after the boot: nobody else with its number is touched.
+    pub(super) start_ticks: u64,
     /// The target's `status`, read before.
     pub(super) status: String,
     /// No thread may stand still for longer.
@@ -70,9 +79,10 @@ pub(super) struct Request {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inside {
     pub(super) pid: u32,
-    /// The target filters system calls: take the filter off for the injected ones.
-    pub(super) filtered: bool,
-    /// Where its instructions were.
+    /// What may be stopped.
+    pub(super) programs: Programs,
+    /// Its executable, and where its instructions were.
+    pub(super) executable: Option<(u64, u64)>,
     pub(super) gadgets: Option<Gadgets>,
 }
 
@@ -132,6 +142,8 @@ pub(super) enum End {
     Whole { life: Duration, written: u64 },
     /// Somebody killed it.
     Killed,
+    /// The target has ended: nothing of it may be left.
+    Gone,
     /// The target, or its machine, could not spare it any longer.
     Short(Short),
     /// It lived for too long.
@@ -149,87 +161,160 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
     sys::lock_memory();
     let mut target = Target::default();
     let budget = Budget::of(request.pid, &request.status);
-    let frozen = target.freeze(request);
+    let process = open(request.pid);
+    // Opened before it is asked: from now on the number is of this one.
+    let frozen = match started(request.pid) == Some(request.start_ticks) {
+        true => target.freeze(request),
+        false => Err(Fault::Gone),
+    };
     let began = Instant::now();
     target.release();
-    let copy = match frozen {
-        Ok(report) => {
-            let copy = report.taken.is_none().then_some(report.memory);
-            if let (Some(copy), How::Copy(gadgets)) = (copy, &request.how) {
-                // What follows concerns the copy alone.
-                detach_from_world(copy, *gadgets);
-            }
-            let _ = socket.write_all(&words::report(&Ok(report)));
-            copy
-        }
-        Err(fault) => {
-            let _ = socket.write_all(&words::report(&Err(fault)));
-            None
-        }
+    let has_ended = || process.as_ref().is_some_and(has_ended);
+    let copy = match &frozen {
+        Ok(report) if report.taken.is_none() => Some(report.memory),
+        _ => None,
     };
-    let mut zombies = request.left.clone();
+    for made in target.made.iter().filter(|made| copy != Some(**made)) {
+        sys::kill_and_free(*made);
+        sys::reap(*made);
+    }
+    let said = words::report(&frozen);
     if let Some(copy) = copy {
-        let end = keep(copy, began, request, &budget, socket);
+        let mut life = Life {
+            copy,
+            began,
+            most: request.life,
+            budget: &budget,
+            target_ended: &has_ended,
+            lost: None,
+        };
+        if let (Some(seal), How::Copy(gadgets)) = (&target.seal, &request.how) {
+            seal.close(*gadgets, &mut life);
+        }
+        life.tell(socket, &said);
+        let end = life.keep(socket);
         sys::kill_and_free(copy);
         let _ = socket.write_all(&words::end(&end));
         sys::reap(copy);
-        zombies.push(copy);
+    } else {
+        let _ = socket.write_all(&said);
     }
-    request.inside.reap(&zombies);
+    let zombies = request.left.iter().chain(&target.made).copied();
+    let zombies: Vec<u32> = zombies.collect();
+    request.inside.reap(&zombies, &has_ended);
 }
 
 /// The life of one that only cleans up after a guard that was killed.
 pub(super) fn sweep(inside: Inside, zombies: &[u32]) {
     sys::hurry();
-    inside.reap(zombies);
+    let process = open(inside.pid);
+    inside.reap(zombies, &|| process.as_ref().is_some_and(has_ended));
 }
 
-/// Lets the copy live while memtrace reads it and the target can spare it: how that ended.
-fn keep(
+/// A handle of a process, which no other takes over. Not every kernel has them.
+fn open(pid: u32) -> Option<OwnedFd> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// When a process started, in ticks after the boot.
+fn started(pid: u32) -> Option<u64> {
+    let stat = super::read_text(pid, "stat", 4096).ok()?;
+    Some(Stat::parse(&stat)?.started)
+}
+
+/// The life of a copy, from when the target goes on.
+struct Life<'a> {
     copy: u32,
     began: Instant,
-    request: &Request,
-    budget: &Budget,
-    socket: &mut UnixStream,
-) -> End {
-    let _ = socket.set_read_timeout(Some(LOOK));
-    loop {
-        let mut word = [0];
-        let heard = socket.read(&mut word);
-        let life = began.elapsed();
-        let lost = if ended(copy) {
-            Some(End::Killed)
-        } else if life > request.life {
+    most: Duration,
+    budget: &'a Budget,
+    target_ended: &'a dyn Fn() -> bool,
+    /// Why it was let go.
+    lost: Option<End>,
+}
+
+impl Life<'_> {
+    /// Lets the copy go where the target cannot spare it any longer.
+    fn look(&mut self) {
+        let life = self.began.elapsed();
+        let lost = if self.lost.is_some() {
+            None
+        } else if (self.target_ended)() {
+            Some(End::Gone)
+        } else if life > self.most {
             Some(End::Late(life))
         } else {
-            budget.runs_short().map(End::Short)
+            self.budget.runs_short().map(End::Short)
         };
         if let Some(lost) = lost {
-            return lost;
+            sys::kill_and_free(self.copy);
+            self.lost = Some(lost);
         }
-        match heard {
-            Ok(1) if word == [ASK] => {
-                let whole = End::Whole { life, written: 0 };
-                if socket.write_all(&words::end(&whole)).is_err() {
-                    return whole;
-                }
+    }
+
+    /// Says something to memtrace, which may be stopped: until then somebody looks.
+    fn tell(&mut self, socket: &mut UnixStream, mut said: &[u8]) {
+        let _ = socket.set_write_timeout(Some(LOOK));
+        while !said.is_empty() && self.lost.is_none() {
+            match socket.write(said) {
+                Ok(written @ 1..) => said = &said[written..],
+                Err(error) if is_soon(&error) => {}
+                // memtrace has ended.
+                _ => return,
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock
-                        | io::ErrorKind::TimedOut
-                        | io::ErrorKind::Interrupted
-                ) => {}
-            // Done, or memtrace has ended.
-            _ => {
-                return End::Whole {
-                    life,
-                    written: own_memory(copy),
-                };
+            self.look();
+        }
+        // What is left of it, and how the copy ended: nobody waits for that any more.
+        let _ = socket.set_write_timeout(Some(Duration::from_secs(10)));
+        let _ = socket.write_all(said);
+    }
+
+    /// Lets the copy live while memtrace reads it: how that ended.
+    fn keep(&mut self, socket: &mut UnixStream) -> End {
+        let _ = socket.set_read_timeout(Some(LOOK));
+        loop {
+            let mut word = [0];
+            let heard = socket.read(&mut word);
+            self.look();
+            if let Some(lost) = self.lost {
+                return lost;
+            }
+            if ended(self.copy) {
+                return End::Killed;
+            }
+            let life = self.began.elapsed();
+            match heard {
+                Ok(1) if word == [ASK] => {
+                    let whole = End::Whole { life, written: 0 };
+                    if socket.write_all(&words::end(&whole)).is_err() {
+                        return whole;
+                    }
+                }
+                Err(error) if is_soon(&error) => {}
+                // Done, or memtrace has ended.
+                _ => {
+                    return End::Whole {
+                        life,
+                        written: own_memory(self.copy),
+                    };
+                }
             }
         }
     }
+}
+
+/// Nothing yet: a read or write with a limit.
+fn is_soon(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
 }
 
 /// A copy is no more, or about to end: its memory goes before the system says so, while from
@@ -250,6 +335,9 @@ struct Target {
     threads: Vec<u32>,
     /// In the order in which they were interrupted, in which they are let go, too.
     stopped: Vec<Stopped>,
+    /// Children that it was made to make: copies, to be reaped in it.
+    made: Vec<u32>,
+    seal: Option<Seal>,
 }
 
 struct Stopped {
@@ -267,7 +355,7 @@ impl Target {
         };
         // Seizing does not stop: all of them first, then the clock runs.
         let mut known = BTreeSet::new();
-        self.seize(request, &mut known)?;
+        self.seize(request, &mut known, request.max_pause)?;
         if self.threads.is_empty() {
             return Err(Fault::Gone);
         }
@@ -302,16 +390,20 @@ impl Target {
         known: &mut BTreeSet<u32>,
         until: Instant,
     ) -> Result<(), Fault> {
+        let in_time = || match Instant::now() < until {
+            true => Ok(()),
+            false => Err(Fault::Late(0)),
+        };
         loop {
-            let fresh = self.threads[self.stopped.len()..].iter();
-            let fresh: Vec<(u32, Instant)> = fresh
-                .map(|tid| {
-                    let since = Instant::now();
-                    let _ = sys::interrupt(*tid);
-                    (*tid, since)
-                })
-                .collect();
+            let mut fresh = Vec::new();
+            for tid in &self.threads[self.stopped.len()..] {
+                in_time()?;
+                let since = Instant::now();
+                let _ = sys::interrupt(*tid);
+                fresh.push((*tid, since));
+            }
             for (tid, since) in fresh {
+                in_time()?;
                 match self.await_stop(request.pid, tid, until)? {
                     // While others still come to their stop.
                     true => self.stopped.push(Stopped {
@@ -324,7 +416,11 @@ impl Target {
                 }
             }
             // A thread that was stopped late may have started others before.
-            self.seize(request, known)?;
+            self.seize(
+                request,
+                known,
+                until.saturating_duration_since(Instant::now()),
+            )?;
             if self.threads.len() == self.stopped.len() {
                 return Ok(());
             }
@@ -351,14 +447,23 @@ impl Target {
         }
     }
 
-    /// Seizes the threads that are not known yet.
-    fn seize(&mut self, request: &Request, known: &mut BTreeSet<u32>) -> Result<(), Fault> {
+    /// Seizes the threads that are not known yet. This process ends where one of them takes
+    /// longer than `limit`.
+    fn seize(
+        &mut self,
+        request: &Request,
+        known: &mut BTreeSet<u32>,
+        limit: Duration,
+    ) -> Result<(), Fault> {
         let pid = request.pid;
         for tid in threads(pid).ok_or(Fault::Gone)? {
             if known.len() >= MAX_THREADS || !known.insert(tid) {
                 continue;
             }
-            match sys::seize(tid, 0) {
+            sys::end_within(Some(limit));
+            let seized = sys::seize(tid, 0);
+            sys::end_within(None);
+            match seized {
                 Ok(()) => self.threads.push(tid),
                 Err(_) if matches!(state(pid, tid), None | Some('Z' | 'X' | 'x')) => {}
                 Err(error) => return Err(Fault::Seize(error.raw_os_error().unwrap_or(0))),
@@ -367,8 +472,8 @@ impl Target {
         Ok(())
     }
 
-    /// Has the target make its copy: the copy's pid. The target's threads are as
-    /// before, and still stopped.
+    /// Has the target make its copy: the copy's pid, before its first stop. The target's
+    /// threads are as before, and still stopped.
     fn copy(&mut self, request: &Request, gadgets: Gadgets, until: Instant) -> Result<u32, Fault> {
         let pid = request.pid;
         if !maps::confirm(pid, &gadgets) {
@@ -377,40 +482,43 @@ impl Target {
         let mut ranked: Vec<(u32, usize)> = (self.stopped.iter().enumerate())
             .filter_map(|(i, s)| Some((inject::fitness(&s.registers)?, i)))
             .collect();
+        if ranked.is_empty() {
+            // None waits in the kernel at this moment; a little later one will.
+            return Err(Fault::Late(0));
+        }
         ranked.sort_unstable();
         let mut stopped = ranked.into_iter().map(|(_, i)| &self.stopped[i]);
-        let best = stopped.find(|s| inject::may_run(pid, s.tid, &s.registers));
+        let best = stopped.find(|s| !inject::near_end_of_stack(pid, &s.registers));
         let (tid, registers) = best.map(|s| (s.tid, s.registers)).ok_or(Fault::Clone(0))?;
-        sys::set_options(tid, request.inside.options()).map_err(clone_fault)?;
+        set_up(pid, tid, 0).map_err(clone_fault)?;
         let mut host = Host::new(pid, tid, registers, gadgets).map_err(clone_fault)?;
         // A thread that gets no processor must not hold the others.
         let others = self.stopped.iter().map(|s| s.tid).filter(|t| *t != tid);
         host.let_go_at(until, others.collect());
-        let mut made = clone_with(request, &mut host);
-        if host.is_overdue() {
-            // The others went on, perhaps before the copy was made: it is of no one moment.
-            self.stopped.retain(|s| s.tid == tid);
-            if let Ok(copy) = made {
-                sys::kill_and_free(copy);
-                sys::reap(copy);
-                if let Some(number) = number_inside(pid, copy) {
-                    let _ = host.call(inject::SYS_WAIT4, &wait_for(number));
-                }
-            }
-            made = Err(Fault::Late(0));
+        let cloned = host.call(inject::SYS_CLONE, &[0, host.new_stack(), 0, 0, 0]);
+        if let Ok((_, child @ 1..)) = cloned {
+            self.made.push(child);
         }
         let restored = host.restore(pid);
         if host.stopped_by_signal {
             // Comes again once the thread is let go.
             sys::kill(pid, libc::SIGSTOP);
         }
-        let copy = made?;
-        if restored.is_err() || host.restore_stack(copy).is_err() {
-            sys::kill_and_free(copy);
-            sys::reap(copy);
-            return Err(Fault::Gone);
+        if host.is_overdue() {
+            // The others went on, perhaps before the copy was made: it is of no one moment.
+            self.stopped.retain(|s| s.tid == tid);
+            return Err(Fault::Late(0));
         }
-        Ok(copy)
+        let (number, child) = cloned.map_err(clone_fault)?;
+        if number <= 0 || child == 0 {
+            return Err(Fault::Clone(i32::try_from(-number).unwrap_or(0)));
+        }
+        restored.map_err(|_| Fault::Gone)?;
+        self.seal = Some(Seal {
+            copy: child,
+            stack: host.held_stack(),
+        });
+        Ok(child)
     }
 
     /// Lets all threads go: the longest that one stood still.
@@ -426,44 +534,66 @@ impl Target {
     }
 }
 
-/// A child of the target, in its first stop, that shares nothing with it but pages that
-/// nobody has written.
-fn clone_with(request: &Request, host: &mut Host) -> Result<u32, Fault> {
-    let (number, child) = host
-        .call(inject::SYS_CLONE, &[0, host.new_stack(), 0, 0, 0])
-        .map_err(clone_fault)?;
-    if number <= 0 || child == 0 {
-        return Err(Fault::Clone(i32::try_from(-number).unwrap_or(0)));
-    }
-    let kept = request.inside.options() | sys::O_EXITKILL;
-    let until = Instant::now() + Duration::from_secs(5);
-    let ready = inject::await_stop(child, until).is_ok_and(|stopped| stopped)
-        && sys::set_options(child, kept).is_ok();
-    // The kernel's choice when memory runs out, before the target.
-    let _ = std::fs::write(format!("/proc/{child}/oom_score_adj"), "1000");
-    if ready {
-        return Ok(child);
-    }
-    sys::kill_and_free(child);
-    sys::reap(child);
-    let _ = host.call(inject::SYS_WAIT4, &wait_for(number as u64));
-    Err(Fault::Clone(0))
+/// What makes a child of the target, which shares nothing with it but pages that nobody has
+/// written, its copy.
+struct Seal {
+    copy: u32,
+    /// Where the target's stack held something else when it was made, and what it holds again.
+    stack: (u64, Vec<u8>),
 }
 
-/// The copy holds no file or connection open, and says what it is.
-fn detach_from_world(copy: u32, gadgets: Gadgets) {
-    let Ok(mut host) = Host::of_copy(copy, gadgets) else {
-        return;
-    };
-    let _ = host.set_name(copy, COPY_NAME);
-    let all = [0, u64::from(u32::MAX), 0];
-    if matches!(host.call(inject::SYS_CLOSE_RANGE, &all), Ok((0, _))) {
-        return;
+impl Seal {
+    /// Brings the copy to its first stop; it holds no file or connection open, and says what it
+    /// is. Where that fails it does not live.
+    fn close(&self, gadgets: Gadgets, life: &mut Life<'_>) {
+        let copy = self.copy;
+        // The kernel's choice when memory runs out, before the target; but not where it would end
+        // all of the group.
+        if !life.budget.dies_as_one() {
+            let _ = std::fs::write(format!("/proc/{copy}/oom_score_adj"), "1000");
+        }
+        let stopped = loop {
+            match inject::await_stop(copy, Instant::now() + LOOK) {
+                Ok(false) => life.look(),
+                stopped => break stopped.is_ok(),
+            }
+        };
+        let (at, held) = &self.stack;
+        let sealed = stopped
+            && set_up(copy, copy, sys::O_EXITKILL).is_ok()
+            && sys::write_memory(copy, *at, held).is_ok();
+        if !sealed {
+            sys::kill_and_free(copy);
+            return;
+        }
+        let Ok(mut host) = Host::of_copy(copy, gadgets, || life.look()) else {
+            return;
+        };
+        let _ = host.set_name(copy, COPY_NAME);
+        let all = [0, u64::from(u32::MAX), 0];
+        if matches!(host.call(inject::SYS_CLOSE_RANGE, &all), Ok((0, _))) {
+            return;
+        }
+        // Before Linux 5.9.
+        for fd in numbers_in(&format!("/proc/{copy}/fd")).unwrap_or_default() {
+            let _ = host.call(inject::SYS_CLOSE, &[u64::from(fd)]);
+        }
     }
-    // Before Linux 5.9.
-    for fd in numbers_in(&format!("/proc/{copy}/fd")).unwrap_or_default() {
-        let _ = host.call(inject::SYS_CLOSE, &[u64::from(fd)]);
+}
+
+/// Says what is to be told of a stopped thread, and takes a filter off its system calls.
+fn set_up(pid: u32, tid: u32, more: u64) -> io::Result<()> {
+    let options = sys::O_TRACESYSGOOD | sys::O_TRACECLONE | more;
+    match sys::set_options(tid, options | sys::O_SUSPEND_SECCOMP) {
+        // It takes rights that are needed only where there is a filter.
+        Err(_) if is_unfiltered(pid, tid) => sys::set_options(tid, options),
+        done => done,
     }
+}
+
+fn is_unfiltered(pid: u32, tid: u32) -> bool {
+    let status = super::read_text(pid, &format!("task/{tid}/status"), 64 << 10);
+    status.is_ok_and(|status| super::number(&status, "Seccomp").unwrap_or(0) == 0)
 }
 
 /// The memory of a target, taken while it stands still.
@@ -499,6 +629,7 @@ impl<'a> Taking<'a> {
             .read_to_end(&mut text)
             .map_err(other)?;
         self.taken.maps = String::from_utf8_lossy(&text).into_owned();
+        self.in_time(until)?;
         let private: Vec<_> = maps::private(&self.taken.maps).collect();
         for (range, of_file) in private {
             self.taken.ranges.push((range.start, range.end));
@@ -506,8 +637,12 @@ impl<'a> Taking<'a> {
             let there = match of_file {
                 // What nobody has written is not present, but not zero either.
                 true => whole,
-                false => maps::present(&self.pages, range.start, range.end).unwrap_or(whole),
+                false => {
+                    let there = maps::present(&self.pages, range.start, range.end, Some(until));
+                    there.unwrap_or(whole)
+                }
             };
+            self.in_time(until)?;
             for (start, end) in there {
                 self.piecewise(start, end, until)?;
             }
@@ -571,7 +706,7 @@ pub(super) fn leftovers(pid: u32, any: bool) -> (Vec<u32>, bool) {
             let Ok(stat) = super::read_text(child, "stat", 4096) else {
                 continue;
             };
-            let Some(child_stat) = ChildStat::parse(&stat) else {
+            let Some(child_stat) = Stat::parse(&stat) else {
                 continue;
             };
             let named = child_stat.name == COPY_NAME;
@@ -590,7 +725,7 @@ pub(super) fn leftovers(pid: u32, any: bool) -> (Vec<u32>, bool) {
     (zombies, living)
 }
 
-struct ChildStat<'a> {
+struct Stat<'a> {
     name: &'a str,
     state: char,
     /// Clock ticks after the boot.
@@ -598,7 +733,7 @@ struct ChildStat<'a> {
     exit_signal: i32,
 }
 
-impl<'a> ChildStat<'a> {
+impl<'a> Stat<'a> {
     fn parse(stat: &'a str) -> Option<Self> {
         let (open, close) = (stat.find('(')?, stat.rfind(')')?);
         let name = stat.get(open + 1..close)?;
@@ -625,7 +760,7 @@ fn ticks_now() -> u64 {
 
 impl Inside {
     /// Has the target reap children of its that have ended.
-    fn reap(self, zombies: &[u32]) {
+    fn reap(&self, zombies: &[u32], has_ended: &dyn Fn() -> bool) {
         let pid = self.pid;
         let numbers = zombies.iter().filter_map(|z| number_inside(pid, *z));
         let numbers: Vec<u64> = numbers.collect();
@@ -634,26 +769,47 @@ impl Inside {
         }
         // Threads come and go, and not each one serves at each moment.
         for _ in 0..50 {
-            let Some(mut listed) = threads(pid) else {
+            let Some(listed) = threads(pid).filter(|_| !has_ended()) else {
                 return;
             };
-            // One that runs or waits for a disk is left alone; one that waits for a lock does not
-            // notice, while other calls may give EINTR.
-            listed.retain(|tid| state(pid, *tid) == Some('S'));
-            // Cached: what a thread does changes while it is asked.
-            listed.sort_by_cached_key(|tid| !waits_for_lock(pid, *tid));
-            for tid in listed {
-                if self.reap_in_thread(tid, &numbers).is_some() {
-                    return;
+            // One that runs or waits for a disk is left alone. Best is one that waits for a lock,
+            // which does not notice, while other calls may give EINTR; all may have been stopped.
+            let mut able: Vec<(char, bool, u32)> = (listed.into_iter())
+                .filter_map(|tid| {
+                    let state = state(pid, tid).filter(|s| matches!(s, 'S' | 'T'))?;
+                    Some((state, !waits_for_lock(pid, tid), tid))
+                })
+                .collect();
+            able.sort_unstable();
+            if let Some(gadgets) = self.gadgets_now() {
+                for (_, _, tid) in able {
+                    if self.reap_in_thread(tid, gadgets, &numbers).is_some() {
+                        return;
+                    }
                 }
             }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    fn reap_in_thread(self, tid: u32, numbers: &[u64]) -> Option<()> {
+    /// Where its instructions are. It may have become another program meanwhile, which is left
+    /// alone where it may not be stopped.
+    fn gadgets_now(&self) -> Option<Gadgets> {
         let pid = self.pid;
-        sys::seize(tid, self.options()).ok()?;
+        let same = self.executable.is_some() && executable(pid) == self.executable;
+        if let Some(gadgets) = self.gadgets.filter(|g| same && maps::confirm(pid, g)) {
+            return Some(gadgets);
+        }
+        if self.programs == Programs::Go && !target::is_go(pid) {
+            return None;
+        }
+        let text = super::read_text(pid, "maps", maps::MAX_MAPS).ok()?;
+        maps::gadgets(pid, &maps::parse(&text))
+    }
+
+    fn reap_in_thread(&self, tid: u32, gadgets: Gadgets, numbers: &[u64]) -> Option<()> {
+        let pid = self.pid;
+        sys::seize(tid, 0).ok()?;
         let _ = sys::interrupt(tid);
         // However long it takes: once it stops, somebody must let it go.
         let until = Instant::now() + Duration::from_secs(10);
@@ -662,13 +818,12 @@ impl Inside {
         }
         let registers = sys::registers(tid).ok();
         let fit = registers
-            .filter(|r| inject::fitness(r).is_some_and(|f| f < 4) && inject::may_run(pid, tid, r));
+            .filter(|r| inject::fitness(r).is_some() && !inject::near_end_of_stack(pid, r));
         let done = fit.and_then(|registers| {
-            // It may have become another program meanwhile.
-            let gadgets = self.gadgets.filter(|g| maps::confirm(pid, g)).or_else(|| {
-                let text = super::read_text(pid, "maps", maps::MAX_MAPS).ok()?;
-                maps::gadgets(pid, &maps::parse(&text))
-            })?;
+            if !maps::confirm(pid, &gadgets) {
+                return None;
+            }
+            set_up(pid, tid, 0).ok()?;
             let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
             let mut all = Some(());
             for number in numbers {
@@ -684,15 +839,12 @@ impl Inside {
         let _ = sys::detach(tid);
         done
     }
+}
 
-    fn options(self) -> u64 {
-        let filter = if self.filtered {
-            sys::O_SUSPEND_SECCOMP
-        } else {
-            0
-        };
-        sys::O_TRACESYSGOOD | sys::O_TRACECLONE | filter
-    }
+/// Device and inode of the executable.
+pub(super) fn executable(pid: u32) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 fn waits_for_lock(pid: u32, tid: u32) -> bool {
@@ -702,17 +854,17 @@ fn waits_for_lock(pid: u32, tid: u32) -> bool {
 
 /// The number of a child in the eyes of its parent, which may be in a container.
 fn number_inside(pid: u32, child: u32) -> Option<u64> {
-    let depth = |pid| {
+    let numbers = |pid| {
         let status = super::read_text(pid, "status", 64 << 10).ok()?;
-        let numbers = super::field(&status, "NSpid")?;
+        let Some(numbers) = super::field(&status, "NSpid") else {
+            // Before Linux 4.1.
+            return Some(vec![u64::from(child)]);
+        };
         let numbers = numbers.split_ascii_whitespace().map(|n| n.parse().ok());
         numbers.collect::<Option<Vec<u64>>>()
     };
-    match (depth(pid), depth(child)) {
-        (Some(parent), Some(child)) => child.get(parent.len().checked_sub(1)?).copied(),
-        // Before Linux 4.1.
-        _ => Some(u64::from(child)),
-    }
+    let (parent, child) = (numbers(pid)?, numbers(child)?);
+    child.get(parent.len().checked_sub(1)?).copied()
 }
 
 fn wait_for(child: u64) -> [u64; 4] {

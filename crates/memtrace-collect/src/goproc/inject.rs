@@ -7,7 +7,9 @@
 //! Were the tracer killed in between, the thread would go on with foreign registers.
 //! So the stack below the thread's own holds a frame as a signal handler's, and the
 //! `ret` leads to the code that returns from a signal: the thread finds its way back
-//! by itself. A process that `clone` makes gets a frame that leads to `exit`.
+//! by itself, at whatever point: the registers lead to the frame before anything else of the
+//! thread is changed, and until all else is as it was. A process that `clone` makes gets a frame
+//! that leads to `exit`.
 //!
 //! ```text
 //!  rsp ──▶ in use
@@ -17,7 +19,7 @@
 //! ```
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::maps::Gadgets;
 use super::sys::{self, REGISTER_WORDS, RawRegisters, Stop};
@@ -65,9 +67,11 @@ const RED_ZONE: u64 = 128;
 const FRAME: usize = 312;
 /// Both frames, and room to align them.
 const SCRATCH: usize = 2 * FRAME + 16;
+/// How often somebody looks whether a call should go on.
+const LOOK: Duration = Duration::from_millis(3);
 
 /// A thread that was made to run system calls.
-pub(super) struct Host {
+pub(super) struct Host<'a> {
     tid: u32,
     gadgets: Gadgets,
     original: RawRegisters,
@@ -82,6 +86,8 @@ pub(super) struct Host {
     /// Threads that stand still meanwhile, and until when at most.
     waiting: Option<(Instant, Vec<u32>)>,
     overdue: bool,
+    /// Called every few milliseconds while a call runs.
+    look: Option<Box<dyn FnMut() + 'a>>,
 }
 
 /// How well a stopped thread serves, the best first; `None` where it must not be used.
@@ -90,39 +96,24 @@ pub(super) fn fitness(registers: &RawRegisters) -> Option<u32> {
     if registers[CS] != 0x33 {
         return None;
     }
+    // In its own code it has more than these registers to lose, were the tracer killed.
     let call = registers[ORIG_RAX];
-    if call as i64 >= 0 {
-        // Waiting in the kernel; the kernel runs the call again as if nothing had been.
-        return Some(match (registers[RAX] as i64, call) {
-            (ERESTARTSYS | ERESTARTNOHAND | ERESTARTNOINTR, SYS_FUTEX) => 0,
-            (ERESTARTSYS | ERESTARTNOHAND | ERESTARTNOINTR, _) => 1,
-            (ERESTART_RESTARTBLOCK, _) => 3,
-            _ => 2,
-        });
+    if (call as i64) < 0 {
+        return None;
     }
-    Some(4)
-}
-
-/// Whether a stopped thread that serves may be used where it stands. It takes some calls of
-/// the system, so that it is asked of the best.
-pub(super) fn may_run(pid: u32, tid: u32, registers: &RawRegisters) -> bool {
-    if near_end_of_stack(pid, registers) {
-        return false;
-    }
-    if registers[ORIG_RAX] as i64 >= 0 {
-        return true;
-    }
-    // In its own code: not within a sequence that the kernel would have to restart.
-    sys::rseq_area(tid).is_none_or(|area| {
-        let mut sequence = [0; 8];
-        let read = sys::read_memory(pid, area.wrapping_add(8), &mut sequence);
-        read.is_ok_and(|n| n == 8) && sequence == [0; 8]
+    // Waiting in the kernel; the kernel runs the call again as if nothing had been.
+    Some(match (registers[RAX] as i64, call) {
+        (ERESTARTSYS | ERESTARTNOHAND | ERESTARTNOINTR, SYS_FUTEX) => 0,
+        (ERESTARTSYS | ERESTARTNOHAND | ERESTARTNOINTR, _) => 1,
+        (ERESTART_RESTARTBLOCK, _) => 3,
+        _ => 2,
     })
 }
 
 /// A goroutine's stack ends among other memory of the program, without a guard page: nothing
-/// may be written below it, not even for a moment in which others run.
-fn near_end_of_stack(pid: u32, registers: &RawRegisters) -> bool {
+/// may be written below it, not even for a moment in which others run. It takes some calls of
+/// the system, so that it is asked of the best.
+pub(super) fn near_end_of_stack(pid: u32, registers: &RawRegisters) -> bool {
     const NEEDED: u64 = RED_ZONE + SCRATCH as u64 + 16;
     let word = |address: u64| {
         let mut bytes = [0; 8];
@@ -144,7 +135,7 @@ fn near_end_of_stack(pid: u32, registers: &RawRegisters) -> bool {
         })
 }
 
-impl Host {
+impl<'a> Host<'a> {
     /// Prepares a thread that is in an event stop.
     ///
     /// # Errors
@@ -176,6 +167,7 @@ impl Host {
             stopped_by_signal: false,
             waiting: None,
             overdue: false,
+            look: None,
         };
         let mut frames = host.frame(&restarted(&original), mask);
         let mut end = [0; REGISTER_WORDS];
@@ -187,11 +179,25 @@ impl Host {
         end[SS] = original[SS];
         frames.extend(host.frame(&end, u64::MAX));
         sys::write_memory(pid, scratch, &frames)?;
-        if let Err(error) = sys::set_signal_mask(tid, u64::MAX) {
-            let _ = sys::write_memory(pid, scratch, &host.held);
+        let mut back = host.at(gadgets.sigreturn);
+        back[RSP] = scratch + 8;
+        let ready =
+            sys::set_registers(tid, &back).and_then(|()| sys::set_signal_mask(tid, u64::MAX));
+        if let Err(error) = ready {
+            let _ = host.restore(pid);
             return Err(error);
         }
         Ok(host)
+    }
+
+    /// Registers with which the thread runs from there on the stack of its frame.
+    fn at(&self, address: u64) -> RawRegisters {
+        let mut registers = self.original;
+        // Tells the kernel that no call of the thread's own is to be run again.
+        registers[ORIG_RAX] = u64::MAX;
+        registers[RIP] = address;
+        registers[RSP] = self.stack;
+        registers
     }
 
     /// Stack for a process that `clone` makes: what it runs on its own is its end.
@@ -204,7 +210,7 @@ impl Host {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub(super) fn of_copy(tid: u32, gadgets: Gadgets) -> io::Result<Self> {
+    pub(super) fn of_copy(tid: u32, gadgets: Gadgets, look: impl FnMut() + 'a) -> io::Result<Self> {
         let original = sys::registers(tid)?;
         Ok(Self {
             tid,
@@ -217,6 +223,7 @@ impl Host {
             stopped_by_signal: false,
             waiting: None,
             overdue: false,
+            look: Some(Box::new(look)),
         })
     }
 
@@ -233,15 +240,22 @@ impl Host {
 
     /// The next stop of the thread.
     fn wait(&mut self) -> io::Result<Stop> {
-        let until = self.waiting.as_ref().map(|w| w.0);
-        if let Some(stop) = sys::wait(self.tid, until)? {
-            return Ok(stop);
+        loop {
+            let look = || Instant::now() + LOOK;
+            let until = self.waiting.as_ref().map(|w| w.0);
+            let until = until.or_else(|| self.look.as_ref().map(|_| look()));
+            if let Some(stop) = sys::wait(self.tid, until)? {
+                return Ok(stop);
+            }
+            if let Some((_, others)) = self.waiting.take() {
+                self.overdue = true;
+                for tid in others {
+                    let _ = sys::detach(tid);
+                }
+            } else if let Some(look) = &mut self.look {
+                look();
+            }
         }
-        self.overdue = true;
-        for tid in self.waiting.take().map_or_else(Vec::new, |w| w.1) {
-            let _ = sys::detach(tid);
-        }
-        sys::wait(self.tid, None)?.ok_or_else(gone)
     }
 
     /// Runs a system call: its result, and the process that it made, by its number
@@ -250,12 +264,8 @@ impl Host {
     /// # Errors
     /// The thread is gone, or tracing it is.
     pub(super) fn call(&mut self, number: u64, arguments: &[u64]) -> io::Result<(i64, u32)> {
-        let mut registers = self.original;
+        let mut registers = self.at(self.gadgets.call);
         registers[RAX] = number;
-        // Tells the kernel that no call of the thread's own is to be run again.
-        registers[ORIG_RAX] = u64::MAX;
-        registers[RIP] = self.gadgets.call;
-        registers[RSP] = self.stack;
         for (place, argument) in [RDI, RSI, RDX, R10, R8, R9].into_iter().zip(arguments) {
             registers[place] = *argument;
         }
@@ -321,18 +331,23 @@ impl Host {
         named.map(|_| ())
     }
 
-    /// Puts back registers, signal mask and stack.
+    /// Puts back signal mask, registers and stack.
     pub(super) fn restore(&self, pid: u32) -> io::Result<()> {
         // All are tried, whatever becomes of one.
-        let registers = sys::set_registers(self.tid, &self.original);
         let mask = sys::set_signal_mask(self.tid, self.mask);
+        let registers = sys::set_registers(self.tid, &self.original);
         self.restore_stack(pid)?;
-        registers.and(mask)
+        mask.and(registers)
     }
 
-    /// Puts back the stack, also in a copy of the process.
-    pub(super) fn restore_stack(&self, pid: u32) -> io::Result<()> {
+    fn restore_stack(&self, pid: u32) -> io::Result<()> {
         sys::write_memory(pid, self.scratch, &self.held)
+    }
+
+    /// Where the stack was written below what is in use, and what it held: a copy of the process
+    /// has the same.
+    pub(super) fn held_stack(self) -> (u64, Vec<u8>) {
+        (self.scratch, self.held)
     }
 
     /// `struct rt_sigframe`: the address that `ret` takes, then the `ucontext`.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::time::Instant;
 
 use memtrace_formats::goheap::Region;
 
@@ -50,8 +51,14 @@ pub(super) fn private(text: &str) -> impl Iterator<Item = (std::ops::Range<u64>,
     writable.map(|r| (r.start..r.end, r.file.starts_with('/')))
 }
 
-/// Runs of pages that are in memory or swapped out, by `/proc/PID/pagemap`: start and end.
-pub(super) fn present(pagemap: &File, start: u64, end: u64) -> Option<Vec<(u64, u64)>> {
+/// Runs of pages that are in memory or swapped out, by `/proc/PID/pagemap`: start and end. `None`
+/// where it does not tell by then: a mapping may be as large as it likes.
+pub(super) fn present(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    until: Option<Instant>,
+) -> Option<Vec<(u64, u64)>> {
     const PAGE: u64 = 4096;
     const STEP: u64 = 1 << 16;
     const THERE: u64 = 3 << 62;
@@ -59,6 +66,9 @@ pub(super) fn present(pagemap: &File, start: u64, end: u64) -> Option<Vec<(u64, 
     let mut entries = Vec::new();
     let (mut page, end) = (start / PAGE, end / PAGE);
     while page < end {
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return None;
+        }
         let count = (end - page).min(STEP);
         entries.resize(count as usize * 8, 0);
         pagemap.read_exact_at(&mut entries, page * 8).ok()?;

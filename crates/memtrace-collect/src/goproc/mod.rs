@@ -43,6 +43,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,7 +69,7 @@ const MAX_EXECUTABLE: u64 = 4 << 30;
 /// A copy lives no longer than some times what reading it takes on a machine at rest.
 const LIFE_AT_LEAST: Duration = Duration::from_secs(15);
 const LIFE_PER_GIB: Duration = Duration::from_secs(30);
-/// How often all is tried where a thread would not stop.
+/// How often all is tried where a thread may not be stopped.
 const TRIES: u32 = 4;
 /// How long what a killed guard left is waited for.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -257,10 +258,12 @@ pub fn freeze(pid: u32, options: &Options) -> Result<Frozen, FreezeError> {
     loop {
         tries += 1;
         match freeze_once(pid, &options, &mut place) {
-            Err(
-                FreezeError::Stuck { .. } | FreezeError::Late { .. } | FreezeError::Changing { .. },
-            ) if tries < TRIES => {
+            Err(FreezeError::Stuck { .. } | FreezeError::Changing { .. }) if tries < TRIES => {
                 std::thread::sleep(Duration::from_millis(20) * tries);
+            }
+            // It stood still for nothing: once more, but not at once.
+            Err(FreezeError::Late { .. }) if tries < 2 => {
+                std::thread::sleep(2 * options.max_pause);
             }
             // The machine may be less busy soon.
             Err(FreezeError::WouldPause { reason, .. }) if reason.is_empty() && tries < TRIES => {
@@ -326,13 +329,15 @@ fn freeze_once(
     target.settle()?;
     let request = Request {
         pid,
+        start_ticks: target.process.start_ticks(),
         status: target.status.clone(),
         max_pause: options.max_pause,
         clone_takes: target.clone_takes(),
         how,
         inside: Inside {
             pid,
-            filtered: target.filtered,
+            programs: options.programs,
+            executable: guard::executable(pid),
             gadgets,
         },
         life: LIFE_AT_LEAST + per_gib(LIFE_PER_GIB, target.anonymous),
@@ -349,9 +354,13 @@ fn freeze_once(
         Some(Ok(report)) => report,
         failed => {
             drop(ours);
-            sys::reap(guard);
+            let ended = sys::reap(guard);
             return Err(match failed.and_then(Result::err) {
                 Some(fault) => target.explain(fault, options),
+                // It was held up by an execve, and had done nothing yet.
+                None if ended.is_some_and(|e| e.signal() == Some(libc::SIGALRM)) => {
+                    FreezeError::Changing { pid }
+                }
                 None => {
                     sweep(inside);
                     FreezeError::GuardLost { pid }
@@ -626,6 +635,7 @@ impl Copy {
         match words::hear_end(&self.socket) {
             Some(End::Whole { life, written }) => Ok(Spent { life, written }),
             Some(End::Killed) => lost("was killed".to_owned(), false),
+            Some(End::Gone) => Err(FreezeError::Gone { pid }),
             Some(End::Short(Short::Memory { group, free, .. })) => {
                 let place = if group {
                     "below the memory limit of its control group"
@@ -659,7 +669,7 @@ impl Copy {
 impl Drop for Copy {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        if !sys::reap(self.guard) {
+        if !sys::reap(self.guard).is_some_and(|ended| ended.success()) {
             sweep(self.inside);
         }
     }

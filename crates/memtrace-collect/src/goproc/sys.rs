@@ -7,6 +7,8 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// Words of `struct user_regs_struct`.
@@ -17,7 +19,6 @@ pub(super) type RawRegisters = [u64; REGISTER_WORDS];
 
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
-const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_EVENT_STOP: i32 = 128;
 
 pub(super) const O_TRACESYSGOOD: u64 = libc::PTRACE_O_TRACESYSGOOD as u64;
@@ -143,17 +144,6 @@ pub(super) fn set_signal_mask(tid: u32, mask: u64) -> io::Result<()> {
         8,
         std::ptr::addr_of_mut!(mask) as u64,
     )
-}
-
-/// Where the thread and the kernel keep its restartable sequences (`struct rseq`);
-/// `None` where it has none, or the kernel does not tell (before 5.13).
-pub(super) fn rseq_area(tid: u32) -> Option<u64> {
-    // struct ptrace_rseq_configuration: pointer, size, signature, flags, padding.
-    let mut words = [0_u64; 3];
-    let request = PTRACE_GET_RSEQ_CONFIGURATION;
-    let size = size_of_val(&words) as u64;
-    ptrace(request, tid, size, words.as_mut_ptr() as u64).ok()?;
-    (words[0] != 0).then_some(words[0])
 }
 
 /// Puts this process before all others of the machine; without the right to that, before
@@ -294,11 +284,31 @@ pub(super) fn prepare_signals() {
     // SAFETY: as above; the set is a local that sigemptyset initialises.
     unsafe {
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGCHLD);
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
     }
+}
+
+/// Ends this process by `SIGALRM` unless it says otherwise within `limit`: that it is not held up
+/// where no call has a limit of its own. `None` says otherwise.
+pub(super) fn end_within(limit: Option<Duration>) {
+    let limit = limit.map_or(Duration::ZERO, |l| l.max(Duration::from_micros(1)));
+    let zero = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    let timer = libc::itimerval {
+        it_interval: zero,
+        it_value: libc::timeval {
+            tv_sec: limit.as_secs() as libc::time_t,
+            tv_usec: libc::suseconds_t::from(limit.subsec_micros() as i32),
+        },
+    };
+    // SAFETY: the timer is a local that the kernel reads.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
 }
 
 /// Waits until a traced thread stops, at most until `until`; `None` when it has not.
@@ -421,9 +431,8 @@ pub(super) fn kill_and_free(pid: u32) {
     }
 }
 
-/// Waits for the end of a child, or of what is traced: whether it ended by itself, with its
-/// work done.
-pub(super) fn reap(pid: u32) -> bool {
+/// Waits for the end of a child, or of what is traced: how it ended, `None` where there is none.
+pub(super) fn reap(pid: u32) -> Option<ExitStatus> {
     loop {
         let mut status = 0;
         // SAFETY: `status` outlives the call.
@@ -432,7 +441,7 @@ pub(super) fn reap(pid: u32) -> bool {
             continue;
         }
         if got == -1 || !libc::WIFSTOPPED(status) {
-            return got != -1 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+            return (got != -1).then(|| ExitStatus::from_raw(status));
         }
     }
 }

@@ -22,6 +22,8 @@ const CLONE_PER_GIB: Duration = Duration::from_millis(25);
 const CLONE_AT_LEAST: Duration = Duration::from_millis(5);
 /// How long the memory itself takes (measured: 2 to 4 GiB a second).
 const TAKE_PER_GIB: Duration = Duration::from_millis(700);
+/// The same where it is swapped out: a tenth of a millisecond for each page.
+const TAKE_SWAPPED_PER_GIB: Duration = Duration::from_secs(26);
 /// A thread that waits for a disk or a child is waited for outside of any pause.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -30,10 +32,10 @@ pub(super) struct Target {
     pub(super) pid: u32,
     pub(super) process: proc::Process,
     pub(super) status: String,
-    /// Resident anonymous memory, bytes.
+    /// Anonymous memory, resident or swapped out, bytes.
     pub(super) anonymous: u64,
-    /// System calls go through a filter (seccomp).
-    pub(super) filtered: bool,
+    /// Of this, what is swapped out.
+    swapped: u64,
 }
 
 impl Target {
@@ -53,11 +55,12 @@ impl Target {
         })?;
         let status =
             read_text(pid, "status", 64 << 10).map_err(|e| io_error(pid, "read its status", &e))?;
+        let resident = proc::kib_field(&status, "RssAnon");
+        let resident = resident.or_else(|| proc::kib_field(&status, "VmRSS"));
+        let swapped = proc::kib_field(&status, "VmSwap").unwrap_or(0);
         let target = Self {
-            anonymous: proc::kib_field(&status, "RssAnon")
-                .or_else(|| proc::kib_field(&status, "VmRSS"))
-                .unwrap_or_default(),
-            filtered: number(&status, "Seccomp").is_some_and(|mode| mode != 0),
+            anonymous: resident.unwrap_or(0) + swapped,
+            swapped,
             pid,
             process,
             status,
@@ -150,7 +153,8 @@ impl Target {
 
     /// How long it stands still while its memory is taken.
     pub(super) fn take_takes(&self) -> Duration {
-        CLONE_AT_LEAST + per_gib(TAKE_PER_GIB, self.anonymous)
+        let swapped = per_gib(TAKE_SWAPPED_PER_GIB, self.swapped);
+        CLONE_AT_LEAST + per_gib(TAKE_PER_GIB, self.anonymous) + swapped
     }
 
     pub(super) fn would_pause(&self, reason: &str, options: &Options) -> FreezeError {
@@ -214,16 +218,9 @@ impl Target {
             io::ErrorKind::NotFound => FreezeError::Changing { pid },
             _ => io_error(pid, "open its executable", &error),
         })?;
-        let program = goexe::look(io::BufReader::new(file)).map_err(|error| {
-            let what = error.to_string();
-            FreezeError::Foreign { pid, what }
-        })?;
-        match program.architecture {
-            goexe::Architecture::Amd64 => Ok(()),
-            other => Err(FreezeError::Foreign {
-                pid,
-                what: format!("a Go program for another machine ({other:?})"),
-            }),
+        match look(file) {
+            Ok(()) => Ok(()),
+            Err(what) => Err(FreezeError::Foreign { pid, what }),
         }
     }
 
@@ -308,6 +305,20 @@ impl Target {
                 .to_owned()
         };
         FreezeError::Permission { pid, missing }
+    }
+}
+
+/// Whether a process is a Go program that can be read.
+pub(super) fn is_go(pid: u32) -> bool {
+    File::open(format!("/proc/{pid}/exe")).is_ok_and(|file| look(file).is_ok())
+}
+
+/// Whether an executable is that of a Go program that can be read; else what it is.
+fn look(executable: File) -> Result<(), String> {
+    let program = goexe::look(io::BufReader::new(executable)).map_err(|e| e.to_string())?;
+    match program.architecture {
+        goexe::Architecture::Amd64 => Ok(()),
+        other => Err(format!("a Go program for another machine ({other:?})")),
     }
 }
 

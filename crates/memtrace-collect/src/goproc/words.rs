@@ -63,6 +63,7 @@ pub(super) fn end(end: &End) -> Vec<u8> {
         }) => [2, u64::from(group), free, needed],
         End::Short(Short::Pids { free, needed }) => [3, 0, free, needed],
         End::Late(life) => [4, nanoseconds(life), 0, 0],
+        End::Gone => [5, 0, 0, 0],
     };
     message(&words)
 }
@@ -134,7 +135,8 @@ pub(super) fn hear_end(mut socket: &UnixStream) -> Option<End> {
             needed: c,
         }),
         3 => End::Short(Short::Pids { free: b, needed: c }),
-        _ => End::Late(Duration::from_nanos(a)),
+        4 => End::Late(Duration::from_nanos(a)),
+        _ => End::Gone,
     })
 }
 
@@ -227,6 +229,7 @@ mod tests {
                 written: 77,
             },
             End::Killed,
+            End::Gone,
             End::Short(Short::Memory {
                 group: true,
                 free: 1,

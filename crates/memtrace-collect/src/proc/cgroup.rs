@@ -106,7 +106,8 @@ impl Groups {
                     Some(limit.saturating_sub(number(&level.join(usage))?))
                 });
             let mut room = rooms.min();
-            if depth == 0 || room.is_some_and(|r| r < enough) {
+            let sums_up = depth == 0 && self.version == Version::V1;
+            if sums_up || room.is_some_and(|r| r < enough) {
                 let stat = read_regular(&level.join("memory.stat")).unwrap_or_default();
                 let inactive = self.inactive(&stat);
                 room = room.map(|r| r.saturating_add(inactive));
@@ -129,6 +130,18 @@ impl Groups {
             Some(limit.saturating_sub(number(&level.join("pids.current"))?))
         });
         rooms.min()
+    }
+
+    /// Whether the end of one process for want of memory ends all of the group: the kernel does
+    /// that where it was told to, systemd where the group is a service (`OOMPolicy=stop`).
+    pub(crate) fn dies_as_one(&self) -> bool {
+        let service = |level: &PathBuf| level.extension().is_some_and(|e| e == "service");
+        let told = |level: &PathBuf| number(&level.join("memory.oom.group")) == Some(1);
+        let v2 = self.version == Version::V2;
+        v2 && self
+            .levels
+            .iter()
+            .any(|level| service(level) || told(level))
     }
 
     /// Names of usage and limit, as pairs: that of memory first.
@@ -501,6 +514,23 @@ mod tests {
             ),
         ];
         assert_eq!(room(&hidden, "", Version::V1), Some(150));
+    }
+
+    #[test]
+    fn groups_that_end_as_one() {
+        let as_one = |files: &[(&str, &str)], below: &str, version| {
+            let dir = tree(files);
+            Groups::below(dir.path(), Path::new(below), version).dies_as_one()
+        };
+        let told = [
+            ("pods/a/memory.oom.group", "1\n"),
+            ("pods/a/b/memory.oom.group", "0\n"),
+        ];
+        assert!(as_one(&told, "pods/a/b", Version::V2));
+        assert!(!as_one(&told, "pods", Version::V2));
+        assert!(as_one(&[], "system.slice/app.service", Version::V2));
+        assert!(!as_one(&[], "system.slice/docker-1.scope", Version::V2));
+        assert!(!as_one(&[], "system.slice/app.service", Version::V1));
     }
 
     #[test]
