@@ -222,10 +222,15 @@ fn sections_begin_and_end() {
     // what a new thread does before it is known is not seen.
     let most = since.elapsed().as_secs() as usize / 2 + 1;
     let (mut begun, mut ended, mut sampled) = (0, 0, 0);
+    let mut last = None;
     for hit in &hits {
         match hit {
             Hit::Changed { before, after, .. } => {
                 let has = |l: &Option<Labels>| l.as_ref().unwrap().has_value("night shift");
+                // Told again: it had not happened yet.
+                if last.replace(has(before)) == Some(has(before)) {
+                    continue;
+                }
                 begun += usize::from(!has(before) && has(after));
                 ended += usize::from(has(before) && !has(after));
             }

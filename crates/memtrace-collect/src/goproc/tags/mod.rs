@@ -137,7 +137,8 @@ pub enum Hit {
         /// The labels of who allocated it; `None` where they could not be read.
         labels: Option<Labels>,
     },
-    /// A goroutine gets other labels.
+    /// A goroutine gets other labels. Told several times where the runtime preempts it at the
+    /// entry of the function, which then begins anew.
     Changed {
         /// When, nanoseconds of `CLOCK_MONOTONIC`.
         at: u64,
