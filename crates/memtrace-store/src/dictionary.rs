@@ -58,6 +58,9 @@ pub(crate) struct Writer {
     rows: HashMap<(u32, u32), u32>,
     headers: HashMap<Vec<u8>, u32>,
     texts: RefCell<HashMap<String, u32>>,
+    /// Those of the profile at hand, whose stacks share them.
+    locations: RefCell<Vec<Option<u32>>>,
+    mappings: RefCell<Vec<Option<u32>>>,
     /// Label sets in the file.
     label_count: Option<u32>,
 }
@@ -77,6 +80,8 @@ impl Writer {
         forget(&mut self.rows, NUMBERS);
         forget(&mut self.labels, SETS);
         forget(&mut self.headers, HEADERS);
+        *self.locations.get_mut() = vec![None; profile.locations.len()];
+        *self.mappings.get_mut() = vec![None; profile.mappings.len()];
         let header = self.header(db, profile, width)?;
         let go_heap = width == 4
             && profile.period > 0
@@ -216,13 +221,17 @@ impl Writer {
             text(&mut b, c)?;
         }
         put(&mut b, p.mappings.len() as u64);
-        for m in &p.mappings {
+        for m in 0..p.mappings.len() {
             put(&mut b, u64::from(self.mapping(db, p, m)?));
         }
         find_or_add(db, &mut self.headers, "headers", b)
     }
 
-    fn mapping(&self, db: &Connection, p: &Profile, m: &Mapping) -> Result<u32, StoreError> {
+    fn mapping(&self, db: &Connection, p: &Profile, number: usize) -> Result<u32, StoreError> {
+        if let Some(Some(known)) = self.mappings.borrow().get(number) {
+            return Ok(*known);
+        }
+        let m = p.mappings.get(number).copied().unwrap_or_default();
         let mut b = Vec::new();
         put(&mut b, m.start);
         put(&mut b, m.limit);
@@ -240,7 +249,11 @@ impl Writer {
                 put(&mut b, i as u64);
             }
         }
-        find_or_add(db, &mut HashMap::new(), "mappings", b)
+        let found = find_or_add(db, &mut HashMap::new(), "mappings", b)?;
+        if let Some(slot) = self.mappings.borrow_mut().get_mut(number) {
+            *slot = Some(found);
+        }
+        Ok(found)
     }
 
     fn stack(
@@ -277,8 +290,12 @@ impl Writer {
     /// Addresses of symbolised locations are not kept: they differ from start to
     /// start, and the same stack would be another one.
     fn location(&self, db: &Connection, p: &Profile, id: LocationId) -> Result<u32, StoreError> {
+        if let Some(Some(known)) = self.locations.borrow().get(id.index()) {
+            return Ok(*known);
+        }
         let l = p.locations.get(id.index()).copied().unwrap_or_default();
-        let mapping = l.mapping.and_then(|m| p.mappings.get(m.index()));
+        let mapping = l.mapping.map(|m| m.index());
+        let mapping = mapping.filter(|m| *m < p.mappings.len());
         let lines = p.lines_of(&l);
         let mut b = Vec::new();
         put(&mut b, lines.len() as u64 * 2 + u64::from(l.is_folded));
@@ -288,7 +305,8 @@ impl Writer {
                 put(&mut b, u64::from(self.mapping(db, p, m)?));
             }
         } else {
-            let file = mapping.map_or("", |m| p.text(m.file));
+            let file = mapping.and_then(|m| p.mappings.get(m));
+            let file = file.map_or("", |m| p.text(m.file));
             put(&mut b, u64::from(self.text(db, file)?));
         }
         for line in lines {
@@ -304,7 +322,11 @@ impl Writer {
             put_signed(&mut b, line.line);
             put_signed(&mut b, line.column);
         }
-        find_or_add(db, &mut HashMap::new(), "locations", b)
+        let found = find_or_add(db, &mut HashMap::new(), "locations", b)?;
+        if let Some(slot) = self.locations.borrow_mut().get_mut(id.index()) {
+            *slot = Some(found);
+        }
+        Ok(found)
     }
 
     /// The number of a label set, and the object size it tells (label `bytes`), else 0.
