@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use memtrace_model::{Location, Profile, StackId};
+use memtrace_model::{Location, Profile, StackId, StringId};
 use regex_lite::{Regex, RegexBuilder};
 
 /// What makes one row.
@@ -137,7 +138,8 @@ fn unit(name: &str) -> Option<(u8, f64)> {
 struct Key<'a> {
     address: u64,
     name: &'a str,
-    file: Cow<'a, str>,
+    /// Shared by all lines of it: a path may be long.
+    file: Arc<str>,
     line: i64,
     column: i64,
     /// Only where there is no name.
@@ -161,7 +163,7 @@ impl Key<'_> {
             };
             parts.push(format!("{}:{}{column}", self.file, self.line).into());
         } else if !self.file.is_empty() {
-            parts.push(self.file.as_ref().into());
+            parts.push((&*self.file).into());
         } else if self.name.is_empty() {
             parts.push(match self.binary {
                 "" => "<unknown>".into(),
@@ -331,18 +333,22 @@ impl<'a> Table<'a> {
     }
 
     /// The file of each function as it is shown; empty when files do not matter.
-    fn files(&self, profile: &'a Profile) -> Vec<Cow<'a, str>> {
+    fn files(&self, profile: &Profile) -> Vec<Arc<str>> {
         if self.granularity == Granularity::Functions {
             return Vec::new();
         }
-        profile
-            .functions
-            .iter()
-            .map(|f| match profile.text(f.file) {
-                "" => Cow::Borrowed(""),
-                file => clean_path(trimmed(file)),
-            })
-            .collect()
+        let mut known: HashMap<StringId, Arc<str>> = HashMap::new();
+        let functions = profile.functions.iter();
+        let files = functions.map(|f| {
+            let shown = known
+                .entry(f.file)
+                .or_insert_with(|| match profile.text(f.file) {
+                    "" => Arc::default(),
+                    file => clean_path(trimmed(file)).into(),
+                });
+            Arc::clone(shown)
+        });
+        files.collect()
     }
 
     fn finish(self, total: i64) -> Top {

@@ -60,8 +60,10 @@ pub(crate) fn profile(from: &str, args: &AccessArgs) -> Result<Profile, Failure>
     });
     let (heap, mut scraper) = fetched.map_err(|error| watch_failure(error.into()))?;
     let mut profile = parsed(from, &heap.body)?.profile;
-    runtime.block_on(Sdk::default().label(&mut scraper, &mut profile));
-    Ok(profile)
+    match runtime.block_on(Sdk::default().label(&mut scraper, &mut profile)) {
+        true => Ok(profile),
+        false => Err(Failure::Failed(format!("{from}: its tags cannot be read"))),
+    }
 }
 
 /// `DIR@TIME` or `DIR@TIME@TARGET`, where DIR is a store.

@@ -5,6 +5,7 @@
 //! it, and a few hundred bytes can stand for terabytes. [`keep_within`] makes that linear
 //! in the bytes that were read: the heaviest stacks stay, the rest is one row [`OTHER`].
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use memtrace_model::{
@@ -20,7 +21,7 @@ const WRITTEN_PER_BYTE: u64 = 512;
 const LEAST_WRITTEN: u64 = 16 << 20;
 /// Frames of one stack. Runtimes record up to 128, or 1,024; recursion that ended a
 /// program has been seen with tens of thousands.
-const DEEPEST: u64 = 1 << 16;
+pub(crate) const DEEPEST: u64 = 1 << 16;
 /// Text of the functions of all locations, of all labels, of all mappings: bytes for each byte of the
 /// uncompressed profile. A line of a sound one takes six bytes, its names some 150.
 const TEXT_PER_BYTE: u64 = 64;
@@ -31,7 +32,8 @@ pub(crate) const FOLLOWED: usize = 128;
 /// What an entry without any text counts as, bytes.
 const ENTRY: u64 = 16;
 
-/// Names of all frames that are written in full, bytes: what a million stacks come to.
+/// Names of all frames that are written in full, and the texts of one kind, bytes: what a million
+/// stacks come to.
 const MOST_WRITTEN: u64 = 1 << 30;
 
 /// Longest text that is kept, bytes; longer ones are cut. Names of C++ templates come to
@@ -39,6 +41,8 @@ const MOST_WRITTEN: u64 = 1 << 30;
 pub(crate) const LONGEST_TEXT: usize = 16 << 10;
 /// Most sample types, as many as the store keeps values of a row.
 pub(crate) const MOST_SAMPLE_TYPES: usize = 64;
+/// Most labels of a sample. Who labels the most, collectors of a cluster's profiles, has some fifty.
+pub(crate) const MOST_LABELS: usize = 128;
 /// Most comments.
 pub(crate) const MOST_COMMENTS: usize = 1024;
 
@@ -47,10 +51,44 @@ pub(crate) fn cut(text: &str) -> &str {
     memtrace_model::cut(text, LONGEST_TEXT)
 }
 
+/// The text that `bytes` are, little longer than they are: most of what is no UTF-8 becomes `?`,
+/// since the usual sign for it takes three bytes for one.
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
+    /// What the usual signs may add, bytes.
+    const SIGNS: usize = 1 << 20;
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(bytes.len() + 3);
+    let mut signs = 0;
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            signs += char::REPLACEMENT_CHARACTER.len_utf8();
+            out.push(if signs <= SIGNS {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                '?'
+            });
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Of bytes that are longer than any text that is kept, as many as [`cut`] can need.
+pub(crate) fn cut_bytes(bytes: &[u8]) -> &[u8] {
+    // A character has three bytes at most beside its first.
+    let most = bytes.len().min(LONGEST_TEXT + 4);
+    let next = (LONGEST_TEXT..most).find(|&i| bytes[i] & 0xc0 != 0x80);
+    &bytes[..next.unwrap_or(most)]
+}
+
 /// Brings a profile that was read from so many uncompressed bytes within the budget; says
 /// what that took.
 pub(crate) fn keep_within(profile: &mut Profile, read: u64, warnings: &mut Vec<Warning>) {
-    let text = LEAST_TEXT.max(read.saturating_mul(TEXT_PER_BYTE));
+    let text = LEAST_TEXT
+        .max(read.saturating_mul(TEXT_PER_BYTE))
+        .min(MOST_WRITTEN);
     let nameless = strip_texts(profile, text);
     if nameless > 0 {
         warnings.push(Warning::Nameless { count: nameless });
@@ -385,7 +423,23 @@ mod tests {
     }
 
     #[test]
+    fn text_is_little_longer_than_its_bytes() {
+        assert_eq!(text(b"a\xffb\xc3\xa9"), "a\u{fffd}b\u{e9}");
+        let bytes = vec![0xff; 8 << 20];
+        assert!(text(&bytes).len() <= bytes.len() + (1 << 20));
+    }
+
+    #[test]
     fn cuts_between_characters() {
+        for end in ["", "a", "é", "€", "𝄞", "𝄞a", "\u{fffd}bc"] {
+            for start in LONGEST_TEXT - 4..=LONGEST_TEXT {
+                let text = "a".repeat(start) + end;
+                let kept = std::str::from_utf8(cut_bytes(text.as_bytes())).unwrap();
+                assert_eq!(cut(kept), cut(&text), "{start} {end}");
+                assert!(kept.len() <= LONGEST_TEXT + 3);
+            }
+        }
+        assert!(cut_bytes(&vec![0x80; 1 << 20]).len() <= LONGEST_TEXT + 4);
         let text = "é".repeat(LONGEST_TEXT);
         assert_eq!(cut(&text).len(), LONGEST_TEXT);
         let text = format!("a{text}");

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::io::Read;
 
 use flate2::Compression;
@@ -184,18 +185,25 @@ pub(crate) fn compress(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The text of `window`, `most` bytes of it at most, and why it ended.
-pub(crate) fn rest(window: &mut Window<'_>, most: usize) -> (Vec<u8>, Stop) {
+pub(crate) fn rest<'a>(window: &mut Window<'a>, most: usize) -> (Cow<'a, [u8]>, Stop) {
+    if let Window::Plain { bytes } = window {
+        let all = std::mem::take(bytes);
+        return match all.get(..most) {
+            Some(some) if some.len() < all.len() => (Cow::Borrowed(some), Stop::Limit),
+            _ => (Cow::Borrowed(all), Stop::End),
+        };
+    }
     let mut all = Vec::new();
     loop {
         let bytes = window.bytes();
         let some = bytes.len().min(most - all.len());
         all.extend_from_slice(&bytes[..some]);
         if some < bytes.len() {
-            return (all, Stop::Limit);
+            return (Cow::Owned(all), Stop::Limit);
         }
         window.consume(some);
         if let Err(stop) = window.more() {
-            return (all, stop);
+            return (Cow::Owned(all), stop);
         }
     }
 }

@@ -396,7 +396,9 @@ impl Life {
         let at = self.clock.now().plus_ms(-(took.as_millis() as i64));
         let mut events = None;
         if let Means::Endpoint(scraper) = &mut self.means {
-            self.sdk.label(scraper, &mut heap).await;
+            if !self.sdk.label(scraper, &mut heap).await {
+                return self.cannot_read("its tags cannot be read".to_owned()).await;
+            }
             events = self.sdk.events(scraper).await;
         }
         let mut profiles = vec![Taken {
@@ -530,10 +532,17 @@ impl Life {
                 self.history.set_code(code);
             }
         }
-        let mut seen = leaks::findings(&self.history, &assessment, self.plan.limit, &self.name, at);
-        if self.compares_copies() {
-            leaks::from_ways(&mut seen);
-        }
+        let (limit, name, copies) = (self.plan.limit, self.name.clone(), self.compares_copies());
+        let find = move |history: &mut History| {
+            let mut seen = leaks::findings(history, &assessment, limit, &name, at);
+            if copies {
+                leaks::from_ways(&mut seen);
+            }
+            seen
+        };
+        let Some(mut seen) = self.with_history(find).await else {
+            return;
+        };
         if self.plan.with_strings
             && let Means::Endpoint(scraper) = &mut self.means
         {
@@ -619,22 +628,32 @@ impl Life {
                 let fetched = scraper.heap().await.map_err(|e| e.to_string())?;
                 let (parsed, body) = parse(fetched.body).await;
                 let parsed = parsed.map_err(|e| format!("{}: {e}", scraper.endpoint()))?;
+                if !History::follows(&parsed.profile) {
+                    let what = "a profile that does not tell what memory is in use";
+                    return Err(format!("{}: {what}", scraper.endpoint()));
+                }
                 Ok((parsed.profile, body, parsed.warnings))
             }
             Means::Inside(inside) => {
                 let profile = inside.heap(at).await.map_err(|e| e.to_string())?;
-                let raw = self.raw(&profile);
+                let (profile, raw) = self.raw(profile).await?;
                 Ok((profile, raw, Vec::new()))
             }
         }
     }
 
-    /// A profile's bytes, where they are kept.
-    fn raw(&self, profile: &Profile) -> Vec<u8> {
-        match self.keeper {
-            Some(_) => pprof::write(profile),
-            None => Vec::new(),
+    /// A profile with its bytes, where they are kept.
+    async fn raw(&self, profile: Profile) -> Result<(Profile, Vec<u8>), String> {
+        if self.keeper.is_none() {
+            return Ok((profile, Vec::new()));
         }
+        let written = pool::run(move || {
+            let raw = pprof::write(&profile);
+            (profile, raw)
+        });
+        written
+            .await
+            .ok_or_else(|| "it cannot be written".to_owned())
     }
 
     /// Asks for what the stacks found call in the runtime. Where the service does not
@@ -648,7 +667,8 @@ impl Life {
         }
         self.asked = Some(Instant::now());
         if let Ok(calls) = runtime_calls::fetch(scraper, self.process.as_ref()).await {
-            self.history.runtime_calls(&calls);
+            self.with_history(move |history| history.runtime_calls(&calls))
+                .await;
         }
     }
 
@@ -663,8 +683,7 @@ impl Life {
             }
             Means::Inside(inside) => {
                 let profile = inside.goroutines(at).await?;
-                let raw = self.raw(&profile);
-                (profile, raw)
+                self.raw(profile).await.ok()?
             }
         };
         Some(Taken {

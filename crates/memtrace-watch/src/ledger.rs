@@ -29,6 +29,8 @@ struct Entry {
     leaking: Option<Time>,
     /// When its pattern was last recognised.
     recognised: Time,
+    /// There are too many.
+    beyond: bool,
 }
 
 /// Seconds without confirmation that say nothing: profiles tell of garbage collections, which
@@ -37,6 +39,11 @@ const LEAST_QUIET: f64 = 30.0;
 
 /// Where updates come more slowly than that: so many between two confirmations say nothing.
 const QUIET_UPDATES: f64 = 2.5;
+
+/// Open findings, and bytes of what they say: more than anybody reads. Where more are seen, those
+/// end that were confirmed least lately.
+const MOST_OPEN: usize = 64;
+const MOST_BYTES: usize = 4 << 20;
 
 /// Updates without confirmation that end a finding, at least.
 const LEAST_MISSED: u32 = 3;
@@ -72,6 +79,7 @@ impl Ledger {
                     missed: 0,
                     leaking: leaks_now.then_some(now),
                     recognised: now,
+                    beyond: false,
                 });
                 continue;
             };
@@ -100,9 +108,21 @@ impl Ledger {
                 news.push(new.clone());
             }
         }
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by_key(|&i| {
+            let entry = &self.entries[i];
+            std::cmp::Reverse((entry.seen, entry.finding.live_bytes))
+        });
+        let (mut count, mut bytes) = (0, 0);
+        for i in order {
+            count += 1;
+            bytes += size(&self.entries[i].finding);
+            self.entries[i].beyond = count > MOST_OPEN || bytes > MOST_BYTES;
+        }
         self.entries.retain_mut(|entry| {
             entry.missed += u32::from(entry.seen != now);
             let open = now.since(entry.seen) < quiet || entry.missed < LEAST_MISSED;
+            let open = open && !entry.beyond;
             if !open {
                 entry.finding.status = Status::Resolved;
                 entry.finding.at = now;
@@ -160,6 +180,24 @@ impl Ledger {
         };
         self.entries.drain(..).map(close).collect()
     }
+}
+
+/// Bytes of what a finding says, most of them.
+fn size(finding: &Finding) -> usize {
+    let frames = finding
+        .stack
+        .iter()
+        .map(|f| f.function.len() + f.file.len());
+    let evidence = finding.evidence.iter().map(String::len);
+    let tags = finding
+        .tags
+        .iter()
+        .map(|(key, value)| key.len() + value.len());
+    frames
+        .chain(evidence)
+        .chain(tags)
+        .map(|bytes| bytes + 64)
+        .sum()
 }
 
 /// Whether two findings speak of the same cause: the same culprit seen by the same
@@ -328,6 +366,37 @@ mod tests {
         ledger.update(vec![finding("a.f", Tier::Leaking)], at(2000));
         let mut missed = |seconds: i64| ledger.update(vec![], at(seconds)).len();
         assert_eq!([missed(2300), missed(2305), missed(2310)], [0, 0, 1]);
+    }
+
+    /// A service that shows new stacks all the time.
+    #[test]
+    fn findings_are_bounded() {
+        let mut ledger = Ledger::new(Duration::from_secs(60));
+        let long = "n".repeat(1000);
+        let mut told = Vec::new();
+        for second in 0..100 {
+            let named = |i| finding(&format!("{second}.{i}.{long}"), Tier::Growing);
+            told.extend(ledger.update((0..19).map(named).collect(), at(second)));
+            assert!(ledger.open().len() <= MOST_OPEN);
+        }
+        let resolved = told.iter().filter(|f| f.status == Status::Resolved);
+        assert_eq!(told.len() - resolved.count(), 1900);
+        assert!(
+            ledger
+                .open()
+                .iter()
+                .any(|f| f.stack[0].function.starts_with("99.18."))
+        );
+
+        let mut large = finding("a.f", Tier::Leaking);
+        large.evidence = vec![long; 3000];
+        for i in 0..5 {
+            large.culprit = None;
+            large.stack[0].function = format!("a.f{i}");
+            ledger.update(vec![large.clone()], at(200 + i));
+        }
+        let bytes: usize = ledger.open().iter().map(size).sum();
+        assert!(bytes <= MOST_BYTES && ledger.open()[0].stack[0].function == "a.f4");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! frames out; the text form has their addresses, the symbol page their names.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use memtrace_collect::{Process, ScrapeError, Scraper};
 use memtrace_formats::pprof;
@@ -17,7 +18,7 @@ pub const MOST_NAMES: usize = 2000;
 pub(crate) async fn fetch(
     scraper: &mut Scraper,
     process: Option<&Process>,
-) -> Result<HashMap<Vec<(String, i64)>, Vec<String>>, ScrapeError> {
+) -> Result<HashMap<Vec<(String, i64)>, Vec<Arc<str>>>, ScrapeError> {
     let text = scraper.mem_stats().await?;
     let read = pool::run(move || pprof::runtime_calls(&text.body));
     let mut stacks = read.await.unwrap_or_default();
@@ -42,15 +43,18 @@ pub(crate) async fn fetch(
             named.filter(|(_, name)| !name.is_empty()).collect()
         }
     };
-    let name = |a: &u64| names.get(a).cloned();
-    Ok(stacks
-        .iter()
-        .map(|s| {
-            let calls = s.addresses.iter().filter_map(name).collect();
+    // Many stacks call the same.
+    let names = names.into_iter().map(|(a, name)| (a, Arc::from(name)));
+    let names: HashMap<u64, Arc<str>> = names.collect();
+    let named = pool::run(move || {
+        let stacks = stacks.into_iter().map(|mut s| {
+            let calls = s.addresses.iter().filter_map(|a| names.get(a).cloned());
             // The frames of tags are left out of the profiles that this must fit.
-            let mut shown = s.shown.clone();
-            shown.retain(|(function, _)| !pprof::tags::is_tag_frame(function));
-            (shown, calls)
-        })
-        .collect())
+            s.shown
+                .retain(|(function, _)| !pprof::tags::is_tag_frame(function));
+            (s.shown, calls.collect())
+        });
+        stacks.collect()
+    });
+    Ok(named.await.unwrap_or_default())
 }

@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use memtrace_collect::{ScrapeError, Scraper};
+use memtrace_collect::Scraper;
 use memtrace_formats::pprof::tags;
 use memtrace_formats::sdk::{Events, MapKeys, TagNames};
 use memtrace_model::{Finding, Pattern, Profile};
+
+use crate::pool;
 
 /// The conversation with one service's SDK.
 #[derive(Debug, Default)]
@@ -29,20 +31,26 @@ const KEYS: usize = 8;
 
 impl Sdk {
     /// Gives the samples of a heap profile their tags. Asks the service for the names
-    /// only where there are tags.
-    pub async fn label(&mut self, scraper: &mut Scraper, profile: &mut Profile) {
+    /// only where there are tags. False where that panicked, and nothing is left of the profile.
+    #[must_use]
+    pub async fn label(&mut self, scraper: &mut Scraper, profile: &mut Profile) -> bool {
         if !tags::has_tags(profile) {
-            return;
+            return true;
         }
-        if self.nameless {
-            tags::label(profile, &TagNames::default());
-            return;
-        }
-        let page = scraper.sdk("tags").await;
-        self.nameless = page.as_ref().is_err_and(ScrapeError::is_absent);
-        let names = page.ok().and_then(|p| TagNames::parse(&p.body));
-        // Without names the numbers must do.
-        tags::label(profile, &names.unwrap_or_default());
+        let page = match self.nameless {
+            true => None,
+            false => Some(scraper.sdk("tags").await),
+        };
+        self.nameless |= matches!(&page, Some(Err(error)) if error.is_absent());
+        let page = page.and_then(Result::ok);
+        let mut taken = std::mem::take(profile);
+        let labelled = pool::run(move || {
+            let names = page.and_then(|p| TagNames::parse(&p.body));
+            // Without names the numbers must do.
+            tags::label(&mut taken, &names.unwrap_or_default());
+            taken
+        });
+        labelled.await.map(|labelled| *profile = labelled).is_some()
     }
 
     /// What happened since the last call; `None` where the service has no SDK, or does
@@ -53,7 +61,7 @@ impl Sdk {
         }
         let answer = scraper.sdk(&format!("events?since={}", self.seen)).await;
         let events = match answer {
-            Ok(page) => Events::parse(&page.body),
+            Ok(page) => pool::run(move || Events::parse(&page.body)).await.flatten(),
             Err(error) if error.is_absent() => None,
             Err(_) => return None,
         };
@@ -78,7 +86,11 @@ impl Sdk {
             .is_none_or(|(at, _)| at.elapsed() >= KEYS_GAP)
         {
             let page = scraper.sdk(&format!("keys?n={KEYS}")).await;
-            let maps = page.map_or_else(|_| Vec::new(), |p| MapKeys::parse(&p.body));
+            let maps = match page {
+                Ok(page) => pool::run(move || MapKeys::parse(&page.body)).await,
+                Err(_) => None,
+            };
+            let maps = maps.unwrap_or_default();
             self.keys = Some((Instant::now(), maps));
         }
         let Some((_, maps)) = &self.keys else { return };

@@ -187,9 +187,13 @@ fn watch(
     std::fs::create_dir_all(&said).map_err(|e| format!("{}: {e}", said.display()))?;
     let said = said.join(format!("{part:?}-{turn}.jsonl"));
     let said = std::fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
+    // One of them also keeps what it reads.
+    let store = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let kept = (turn == 0).then(|| ["--store".as_ref(), store.path().as_os_str()]);
     let child = Command::new(memtrace)
         .arg("watch")
         .args(&urls)
+        .args(kept.iter().flatten())
         .args([
             "--json",
             "--interval",

@@ -148,7 +148,7 @@ fn zeros() -> &'static [u8] {
 }
 
 /// How many kinds there are.
-pub const KINDS: u64 = 24;
+pub const KINDS: u64 = 27;
 
 /// Profile number `number`, made from `honest` (one of a real service) or from nothing.
 pub fn make(number: u64, honest: &[u8], plain: &[u8]) -> Vec<u8> {
@@ -175,7 +175,10 @@ pub fn make(number: u64, honest: &[u8], plain: &[u8]) -> Vec<u8> {
         19 => sample_types(dice),
         20 | 21 => churn(dice),
         22 => honest[..dice.below(honest.len() as u64) as usize].to_vec(),
-        _ => other_forms(dice),
+        23 => other_forms(dice),
+        24 => return one_field(dice),
+        25 => tags(dice),
+        _ => odd_text(dice),
     };
     // Services compress; some do not.
     let small = made.len() < 1 << 20;
@@ -184,6 +187,60 @@ pub fn make(number: u64, honest: &[u8], plain: &[u8]) -> Vec<u8> {
         0 if small => made,
         _ => gzip(&made),
     }
+}
+
+/// A sample, as large as an answer may be where nobody compresses it: a byte or two for what
+/// takes many.
+fn one_field(dice: &mut Dice) -> Vec<u8> {
+    let mut m = Message::heap(&[]);
+    let count = dice.size(15 << 20) as usize;
+    m.function(1, 7);
+    match dice.below(4) {
+        0 => m.bytes(2, &[0x1a, 0].repeat(count / 2)),
+        1 => m.part(2, |m| m.packed(2, (0..count as u64).map(|i| i % 100))),
+        2 => m.part(2, |m| m.packed(1, (0..count as u64).map(|i| 1 + i % 100))),
+        _ => m.bytes(4, &[0x22, 2, 8, 1].repeat(count / 4)),
+    }
+    m.sample(std::iter::once(1), 5);
+    m.0
+}
+
+/// Business tags of the SDK, each on samples that have many labels already.
+fn tags(dice: &mut Dice) -> Vec<u8> {
+    let names = |half: &str| -> Vec<String> {
+        let name = |i| format!("memtrace.tag{half}{i:02}");
+        (0..64).map(name).collect()
+    };
+    let mut m = Message::heap(&[names("Hi"), names("Lo")].concat());
+    for id in 0..128 {
+        m.function(1 + id, MORE + id);
+        m.location(1 + id, std::iter::once((1 + id, 1)));
+    }
+    let (labels, pairs) = (dice.size(3000) as usize, dice.size(4096));
+    for pair in 0..pairs {
+        m.part(2, |m| {
+            m.packed(1, [65 + pair % 64, 1 + pair / 64].into_iter());
+            m.packed(2, [1, 512, 1, 512].into_iter());
+            m.0.extend([0x1a, 0].repeat(labels));
+        });
+    }
+    m.0
+}
+
+/// A text form that is no text, or whose mappings are written by variables.
+fn odd_text(dice: &mut Dice) -> Vec<u8> {
+    let mut text = b"heap profile: 1: 8 [1: 8] @ heap/1048576\n1: 8 [1: 8] @ 0x1 0x2\n".to_vec();
+    match dice.below(2) {
+        0 => text.resize(text.len() + dice.size(30 << 20) as usize, 0xff),
+        _ => {
+            let value = "y".repeat(dice.size(8000) as usize);
+            text.extend(format!("MAPPED_LIBRARIES:\na={value}\n").bytes());
+            for i in 0..dice.size(100_000) {
+                text.extend(format!("{:x}-{:x}: $a\n", 2 * i + 1, 2 * i + 2).bytes());
+            }
+        }
+    }
+    text
 }
 
 fn inline_bomb(dice: &mut Dice) -> Vec<u8> {

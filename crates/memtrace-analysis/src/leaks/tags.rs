@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use memtrace_model::{Finding, SampleKind, StackKey};
 
 use super::Site;
@@ -7,12 +5,15 @@ use crate::series::{History, TagGrowth};
 
 /// A tag is named as the one that leaks when it makes so much of the growth.
 const MOST_OF_IT: f64 = 0.5;
+/// Keys of tags that are told of; services have one or two.
+const MOST_KEYS: usize = 8;
 /// Tags that are named where none makes most of it.
 const SHOWN: usize = 3;
 
 /// Says under which business tags a site grows.
 pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
-    for (key, value) in site.members.iter().flat_map(|m| &m.growth.labels) {
+    let labels = site.members.iter().flat_map(|m| &m.growth.labels);
+    for (key, value) in labels.take(MOST_KEYS) {
         finding.tags.insert(key.clone(), value.clone());
         finding.evidence.push(format!(
             "what is allocated under {key} {value} grows, at whatever stack; others of the same stacks do not"
@@ -25,7 +26,13 @@ pub(super) fn name(history: &History, site: &Site<'_>, finding: &mut Finding) {
         .map(|m| m.growth.key)
         .collect();
     let grown = history.tags(site.kind, &stacks, finding.onset);
-    let keys: BTreeSet<&str> = grown.iter().map(|t| t.key.as_str()).collect();
+    let mut keys: Vec<&str> = Vec::new();
+    for growth in &grown {
+        if keys.len() < MOST_KEYS && !keys.contains(&&*growth.key) {
+            keys.push(&growth.key);
+        }
+    }
+    keys.sort_unstable();
     for key in keys {
         let of_key: Vec<&TagGrowth> = grown.iter().filter(|t| t.key == key).collect();
         let Some(first) = of_key.first() else {

@@ -1,6 +1,7 @@
 //! Frames of the stacks that were seen alive, in a bounded memory.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use memtrace_model::{Frame, FrameRef, Profile, StackId, StackKey, cut};
 
@@ -99,7 +100,7 @@ impl Frames {
 
     /// Puts what stacks call in the runtime below them; see
     /// [`History::runtime_calls`](super::History::runtime_calls).
-    pub(super) fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<String>>) {
+    pub(super) fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<Arc<str>>>) {
         for (&key, frames) in &mut self.of {
             self.calls_known.insert(key);
             if frames.first().is_some_and(is_runtime) {
@@ -120,7 +121,12 @@ impl Frames {
                     ..Frame::default()
                 })
                 .collect();
-            self.bytes += bytes(&hidden);
+            // The list itself is counted already.
+            let bytes = bytes(&hidden) - size_of::<Vec<Frame>>();
+            if self.bytes + bytes > MOST_BYTES {
+                break;
+            }
+            self.bytes += bytes;
             frames.splice(0..0, hidden);
         }
     }
@@ -181,6 +187,27 @@ mod tests {
             let name = &frames.get(rows[399].key)[0].function;
             assert_eq!(name.len(), LONGEST);
         }
+    }
+
+    #[test]
+    fn calls_into_the_runtime_take_of_the_same_memory() {
+        let mut frames = Frames::default();
+        let (p, rows, ids) = profile(40, 0);
+        frames.add(&p, &rows, &ids, |_| 0);
+        let name: Arc<str> = "r".repeat(LONGEST).into();
+        let shown = |frames: &Vec<Frame>| {
+            let shown = frames.iter().map(|f| (f.function.clone(), f.line));
+            (shown.collect(), vec![name.clone(); 1000])
+        };
+        let calls = frames.of.values().map(shown).collect();
+        for _ in 0..3 {
+            frames.runtime_calls(&calls);
+            let counted: usize = frames.of.values().map(|f| bytes(f)).sum();
+            assert_eq!(counted, frames.bytes);
+            assert!(frames.bytes <= MOST_BYTES, "{}", frames.bytes);
+        }
+        let told = |f: &&Vec<Frame>| f.len() == 100 + MOST_CALLS;
+        assert!(frames.of.values().filter(told).count() > 10);
     }
 
     #[test]

@@ -66,15 +66,19 @@ pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
         .collect()
 }
 
+/// Where a profile has the objects and the bytes in use.
+pub(super) fn columns_in_use(profile: &Profile) -> Option<(usize, usize)> {
+    let bytes = ["inuse_space", "inuse_bytes", "space"];
+    let bytes = bytes.iter().find_map(|n| profile.sample_type(n));
+    profile.sample_type("inuse_objects").zip(bytes)
+}
+
 /// Rows of sampled objects by a key of their samples, each with its first sample.
 fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec<(Row, usize)> {
-    let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
-    let (Some(live_objects), Some(live_bytes)) = (
-        column(&["inuse_objects"]),
-        column(&["inuse_space", "inuse_bytes", "space"]),
-    ) else {
+    let Some((live_objects, live_bytes)) = columns_in_use(profile) else {
         return Vec::new();
     };
+    let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
     let born = column(&["alloc_objects"]).zip(column(&["alloc_space", "alloc_bytes"]));
     let size_key = profile.strings.find("bytes").map(StringId);
     let mut rows: Vec<(Row, usize)> = Vec::new();

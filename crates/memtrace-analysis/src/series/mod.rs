@@ -32,6 +32,7 @@ mod tests;
 mod window;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use memtrace_model::{Bound, Frame, Gauge, Gauges, Profile, Rate, SampleKind, Series, StackId};
@@ -224,6 +225,12 @@ impl History {
         self.started = Some(at);
     }
 
+    /// Whether a profile tells what is in use, so that [`heap`](Self::heap) can follow it.
+    #[must_use]
+    pub fn follows(profile: &Profile) -> bool {
+        heap::columns_in_use(profile).is_some()
+    }
+
     /// Adds a heap profile. Counters that fell mean a restart that nobody
     /// reported; it is noted, and `true` returned.
     pub fn heap(&mut self, at: Time, profile: &Profile) -> bool {
@@ -365,7 +372,7 @@ impl History {
     /// Tells what stacks call in the runtime, which the profile leaves out: for the
     /// functions and lines that are shown (the leaf first), the functions below
     /// them. Every stack seen so far counts as told.
-    pub fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<String>>) {
+    pub fn runtime_calls(&mut self, calls: &HashMap<Vec<(String, i64)>, Vec<Arc<str>>>) {
         self.frames.runtime_calls(calls);
     }
 

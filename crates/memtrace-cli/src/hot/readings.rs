@@ -105,8 +105,12 @@ fn live(args: &HotArgs) -> Result<Readings, Failure> {
         name_calls(&mut scraper, &mut old.profile, &mut new.profile).await;
         // Who works under which tag allocates at the same stacks.
         let mut sdk = Sdk::default();
-        sdk.label(&mut scraper, &mut old.profile).await;
-        sdk.label(&mut scraper, &mut new.profile).await;
+        for profile in [&mut old.profile, &mut new.profile] {
+            if !sdk.label(&mut scraper, profile).await {
+                let reason = format!("{name}: its tags cannot be read");
+                return Err(Failure::Failed(reason));
+            }
+        }
         Ok(Readings { old, new })
     })
 }

@@ -184,8 +184,11 @@ async fn drive(plan: Plan, view: &mut dyn View, stop_at_leak: bool) -> Result<En
     }
     let ended = engine.ended().await.map_err(crate::source::watch_failure)?;
     match gone {
-        // The reader that went away has seen the leak that it waited for.
-        Some(error) if !(stop_at_leak && ended.leaking > 0) => Err(error.into()),
+        // The reader that went away has seen the leak that it waited for. Who went away before
+        // anything was read is told that nothing was.
+        Some(error) if ended.never_read.is_empty() && !(stop_at_leak && ended.leaking > 0) => {
+            Err(error.into())
+        }
         _ => Ok(ended),
     }
 }

@@ -47,6 +47,8 @@ const SDK_BYTES: u64 = 2 << 20;
 const LONGEST_NAME: usize = 1024;
 /// Addresses in one request for their names: it must fit into the line of a GET.
 const SYMBOLS_AT_ONCE: usize = 200;
+/// As much of an answer is looked at.
+const SYMBOL_PAGE: usize = 1 << 20;
 /// How much of an answer that is not a profile is read to say what it was.
 const ERROR_BODY: usize = 4096;
 
@@ -365,8 +367,9 @@ impl Scraper {
                     once: false,
                 })
                 .await?;
-            let text = String::from_utf8_lossy(&fetched.body);
-            names.extend(text.lines().filter_map(|line| {
+            let body = &fetched.body[..fetched.body.len().min(SYMBOL_PAGE)];
+            let text = String::from_utf8_lossy(body);
+            names.extend(text.lines().take(2 * SYMBOLS_AT_ONCE).filter_map(|line| {
                 let (address, name) = line.strip_prefix("0x")?.split_once(' ')?;
                 let address = u64::from_str_radix(address, 16).ok();
                 let name = memtrace_model::cut(name, LONGEST_NAME);

@@ -1,5 +1,6 @@
 //! The runtime's own profiles, read from its memory: what an endpoint would have told.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use memtrace_model::{
@@ -11,13 +12,16 @@ use super::functions::{Functions, SourceFrame};
 use super::image::Image;
 use super::memory::{Memory, Thread, Window};
 use super::{Process, goroutines};
-use crate::Error;
+use crate::budget::{self, Folded};
+use crate::{Error, Limits};
 
-/// Stacks of a heap profile that are read, and calls of one.
-const MAX_BUCKETS: u64 = 1 << 21;
+/// Stacks of a heap profile that are read, and calls of one. Beyond what a profile of a live service may
+/// take, those that hold least are one.
+const MAX_BUCKETS: u64 = 1 << 19;
 const MAX_STACK: u64 = 1 << 10;
-/// Calls of all of them.
-const MAX_CALLS: u64 = 1 << 26;
+/// Calls of all of them that are read in the order in which they come; of more, those that
+/// hold most come first.
+const MANY_CALLS: u64 = 1 << 20;
 /// Bytes of `runtime.bucket`; the stack follows, then the record.
 const BUCKET: u64 = 48;
 
@@ -86,16 +90,13 @@ impl Program {
         let key = building.profile.intern("bytes");
         let mut chain = Chain::new(first, MAX_BUCKETS);
         let mut calls = 0;
+        let mut buckets = Vec::new();
         while let Some(at) = chain.node() {
             let field = |offset: u64| word(at.checked_add(offset)?);
             chain.follow(field(8));
             let (Some(size), Some(count)) = (field(32), field(40)) else {
                 continue;
             };
-            calls += count.min(MAX_STACK);
-            if calls > MAX_CALLS {
-                break;
-            }
             if count > MAX_STACK || size == 0 {
                 continue;
             }
@@ -110,8 +111,26 @@ impl Program {
             if allocs == 0 || frees > allocs || released > allocated {
                 continue;
             }
-            let Ok(stack) = window.bytes(at.saturating_add(BUCKET), 8 * count, 8 * MAX_STACK)
-            else {
+            calls += count;
+            let (all, all_bytes) = scaled(allocs, allocated, rate);
+            let (live, live_bytes) = scaled(allocs - frees, allocated - released, rate);
+            buckets.push(Bucket {
+                at,
+                size,
+                calls: count,
+                values: [all, all_bytes, live, live_bytes],
+            });
+        }
+        if calls > MANY_CALLS {
+            buckets.sort_by_key(|bucket| Reverse(bucket.values[3]));
+        }
+        for bucket in buckets {
+            if building.is_full() {
+                building.folded.take(&bucket.values);
+                continue;
+            }
+            let stack = bucket.at.saturating_add(BUCKET);
+            let Ok(stack) = window.bytes(stack, 8 * bucket.calls, 8 * MAX_STACK) else {
                 continue;
             };
             let pcs: Vec<u64> = stack
@@ -120,16 +139,15 @@ impl Program {
                 .iter()
                 .map(|b| u64::from_le_bytes(*b))
                 .collect();
-            let (all, all_bytes) = scaled(allocs, allocated, rate);
-            let (live, live_bytes) = scaled(allocs - frees, allocated - released, rate);
+            let size = i64::try_from(bucket.size).unwrap_or(i64::MAX);
             let labels = [Label {
                 key,
-                value: LabelValue::Number(i64::try_from(size).unwrap_or(i64::MAX), key),
+                value: LabelValue::Number(size, key),
             }];
             let frames = self.functions.call_stack(&window, &pcs);
-            building.sample(&frames, &labels, &[all, all_bytes, live, live_bytes]);
+            building.sample(&frames, &labels, &bucket.values);
         }
-        Ok(building.profile)
+        Ok(building.done())
     }
 
     /// How many goroutines have each stack. The process has to stand still.
@@ -159,8 +177,16 @@ impl Program {
                 .collect();
             building.sample(&frames, &[], &[1]);
         }
-        building.profile
+        building.done()
     }
+}
+
+/// A stack of the heap profile and what was allocated there, before its calls are read.
+struct Bucket {
+    at: u64,
+    size: u64,
+    calls: u64,
+    values: [i64; 4],
 }
 
 /// Counts of sampled objects, scaled up to all: an object of `bytes / objects` is sampled
@@ -183,6 +209,10 @@ struct Building {
     profile: Profile,
     locations: HashMap<SourceFrame, LocationId>,
     samples: HashMap<(StackId, LabelSetId), usize>,
+    /// Samples beyond what the profile may take.
+    folded: Folded,
+    unmeasured: usize,
+    full: bool,
 }
 
 impl Building {
@@ -197,7 +227,29 @@ impl Building {
             profile,
             locations: HashMap::new(),
             samples: HashMap::new(),
+            folded: Folded::default(),
+            unmeasured: 0,
+            full: false,
         }
+    }
+
+    /// Whether it takes as much memory as the profile of a live service may.
+    fn is_full(&mut self) -> bool {
+        const MEASURE_EVERY: usize = 4096;
+        if self.unmeasured >= MEASURE_EVERY && !self.full {
+            self.unmeasured = 0;
+            let tables = self.locations.capacity() * (size_of::<SourceFrame>() + 16)
+                + self.samples.capacity() * (budget::FOLLOWED + 32);
+            self.full = self.profile.memory() + tables > Limits::live().max_memory;
+        }
+        self.full
+    }
+
+    fn done(mut self) -> Profile {
+        if self.folded.samples > 0 {
+            self.folded.add_to(&mut self.profile);
+        }
+        self.profile
     }
 
     fn value_type(&mut self, kind: &str, unit: &str) -> ValueType {
@@ -213,6 +265,11 @@ impl Building {
     }
 
     fn sample(&mut self, frames: &[SourceFrame], labels: &[Label], values: &[i64]) {
+        self.unmeasured += frames.len() + 1;
+        if self.is_full() {
+            self.folded.take(values);
+            return;
+        }
         let stack: Vec<LocationId> = frames
             .iter()
             .map(|frame| match self.locations.get(frame) {

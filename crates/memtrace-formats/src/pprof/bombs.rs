@@ -258,6 +258,57 @@ fn sample_types_and_comments_are_counted() {
     round_trip(&p);
 }
 
+/// A byte or two for what takes many, in one message: memory is looked at between two.
+#[test]
+fn one_sample_of_millions() {
+    let limits = Limits::live();
+    let of = |write: &dyn Fn(&mut Writer)| {
+        let bytes = small(|w| {
+            function(w, 1, 3);
+            w.bytes(2, &message(write));
+            sample(w, &[1], &[5]);
+        });
+        parse_with(&bytes, &limits).unwrap()
+    };
+    let count = 1 << 22;
+    let labels = of(&|w| {
+        w.packed(2, std::iter::once(7));
+        for _ in 0..count {
+            w.bytes(3, &[]);
+        }
+    });
+    let sets = labels.profile.label_sets.iter().map(<[_]>::len);
+    assert_eq!((sets.max(), labels.profile.total(0)), (Some(128), 12));
+    let limit = "entries beyond a limit";
+    let is_told = |w: &Warning| matches!(w, Warning::Dropped { what, .. } if *what == limit);
+    assert!(labels.warnings.iter().any(is_told), "{:?}", labels.warnings);
+
+    let values = of(&|w| w.packed(2, (0..count).map(|_| 1)));
+    assert!(values.profile.memory() < 1 << 20);
+    let stack = of(&|w| {
+        w.packed(1, (0..count).map(|_| 1));
+        w.packed(2, std::iter::once(7));
+    });
+    assert!(
+        stack
+            .warnings
+            .iter()
+            .any(|w| matches!(w, Warning::Deep { count: 1, .. }))
+    );
+    assert!(stack.profile.memory() < 2 << 20);
+    let lines = small(|w| {
+        function(w, 1, 3);
+        location(w, 1, (0..count).map(|_| (1, 0)));
+        sample(w, &[1], &[5]);
+    });
+    let lines = parse_with(&lines, &limits).unwrap();
+    assert!(
+        lines.profile.memory() < 4 << 20,
+        "{}",
+        lines.profile.memory()
+    );
+}
+
 #[test]
 fn text_with_more_addresses_than_memory() {
     let limits = Limits {

@@ -279,7 +279,8 @@ impl Decoder {
     }
 
     fn string(&mut self, bytes: &[u8]) {
-        let text = String::from_utf8_lossy(bytes);
+        let kept = budget::cut_bytes(bytes);
+        let text = String::from_utf8_lossy(kept);
         if matches!(text, std::borrow::Cow::Owned(_)) {
             self.not_utf8 += 1;
         }
@@ -287,7 +288,7 @@ impl Decoder {
             self.first_string_not_empty = true;
         }
         let short = budget::cut(&text);
-        self.too_long += u64::from(short.len() < text.len());
+        self.too_long += u64::from(short.len() < text.len() || kept.len() < bytes.len());
         let number = self.profile.strings.intern(short);
         self.table_differs |= number as usize != self.table.len();
         self.table.push(number);
@@ -360,9 +361,23 @@ impl Decoder {
             let sound = match reader.field() {
                 Ok((1, value)) => {
                     let ids = &mut self.locations;
-                    numbers(value, |id| stack.push(LocationId(ids.number(id))))
+                    // One more than there may be: such a stack is cut in the end, and told of.
+                    let take = |id| {
+                        if stack.len() as u64 <= budget::DEEPEST {
+                            stack.push(LocationId(ids.number(id)));
+                        }
+                    };
+                    numbers(value, take)
                 }
-                Ok((2, value)) => numbers(value, |n| row.push(n as i64)),
+                Ok((2, value)) => numbers(value, |n| {
+                    if row.len() < budget::MOST_SAMPLE_TYPES {
+                        row.push(n as i64);
+                    }
+                }),
+                Ok((3, Value::Bytes(_))) if labels.len() >= budget::MOST_LABELS => {
+                    self.too_many += 1;
+                    true
+                }
                 Ok((3, Value::Bytes(b))) => match self.label(b) {
                     Some(label) => {
                         labels.push(label);
@@ -491,6 +506,12 @@ impl Decoder {
                 Ok((2, Value::Number(0))) => l.mapping = None,
                 Ok((2, Value::Number(n))) => l.mapping = Some(MappingId(self.mappings.number(n))),
                 Ok((3, Value::Number(n))) => l.address = n,
+                // No stack may have as many frames.
+                Ok((4, Value::Bytes(_)))
+                    if (self.profile.lines.len() - first) as u64 > budget::DEEPEST =>
+                {
+                    self.too_many += 1;
+                }
                 Ok((4, Value::Bytes(b))) => sound = self.line(b),
                 Ok((5, Value::Number(n))) => l.is_folded = n != 0,
                 Ok(_) => {}

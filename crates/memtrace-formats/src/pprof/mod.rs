@@ -15,7 +15,7 @@ use memtrace_model::Profile;
 pub use text::{MemStats, RuntimeCalls, runtime_calls, with_runtime_calls};
 
 use crate::gzip::{self, Limits, Stop, Window};
-use crate::{Error, Warning};
+use crate::{Error, Warning, budget};
 
 /// A profile that was read.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
         Form::Text(read) => {
             let start = printable(window.bytes());
             let (bytes, stop) = gzip::rest(&mut window, limits.max_memory);
-            let text = String::from_utf8_lossy(&bytes);
+            let text = budget::text(&bytes);
             let mut parsed = read(&text, limits).ok_or(Error::NotAProfile { start })?;
             match stop {
                 Stop::End => {}

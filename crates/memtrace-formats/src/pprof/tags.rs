@@ -44,6 +44,9 @@ fn frame(function: &str) -> Frame {
     high.or_else(low).unwrap_or(Frame::Other)
 }
 
+/// Labels that samples keep beside their tag. Go's heap profile has none.
+const MOST_OTHERS: usize = 1 << 18;
+
 /// Whether a profile has such frames.
 #[must_use]
 pub fn has_tags(profile: &Profile) -> bool {
@@ -87,7 +90,7 @@ pub fn label(profile: &mut Profile, names: &TagNames) -> bool {
     profile.stacks = stacks;
 
     let key = profile.intern(names.key());
-    let mut set = Vec::new();
+    let (mut set, mut others) = (Vec::new(), 0);
     for i in 0..profile.sample_stacks.len() {
         let Some(&(stack, tag)) = moved.get(profile.sample_stacks[i].index()) else {
             continue;
@@ -96,8 +99,11 @@ pub fn label(profile: &mut Profile, names: &TagNames) -> bool {
         let Some(tag) = tag else { continue };
         let value = LabelValue::Text(profile.intern(&names.name(tag)));
         set.clear();
-        if let Some(&LabelSetId(old)) = profile.sample_labels.get(i) {
+        if let Some(&LabelSetId(old)) = profile.sample_labels.get(i)
+            && others < MOST_OTHERS
+        {
             set.extend(profile.label_sets.get(old).iter().filter(|l| l.key != key));
+            others += set.len();
         }
         set.push(Label { key, value });
         if let Some(id) = profile.label_sets.intern(&set)
@@ -223,6 +229,29 @@ mod tests {
             let (stack, labels) = shown(&p, i);
             assert_eq!((stack.as_str(), labels.as_str()), want, "sample {i}");
         }
+    }
+
+    #[test]
+    fn labels_beside_tags_are_bounded() {
+        let names: Vec<String> = (0..128)
+            .map(|i| format!("memtrace.tag{}{:02}", ["Hi", "Lo"][i / 64], i % 64))
+            .collect();
+        let stacks: Vec<[&str; 2]> = (0..4096)
+            .map(|pair| [&*names[64 + pair % 64], &*names[pair / 64]])
+            .collect();
+        let stacks: Vec<&[&str]> = stacks.iter().map(<[_; 2]>::as_slice).collect();
+        let mut p = profile(&stacks);
+        let one = Label {
+            key: Default::default(),
+            value: LabelValue::Text(Default::default()),
+        };
+        let many = vec![one; 1000];
+        let set = LabelSetId(p.label_sets.intern(&many).unwrap());
+        p.sample_labels.fill(set);
+        assert!(label(&mut p, &TagNames::default()));
+        let kept: usize = p.label_sets.iter().map(<[_]>::len).sum();
+        assert!(kept <= MOST_OTHERS + 1000 + 2 * 4096, "{kept}");
+        assert_eq!(shown(&p, 4095).1, "tag=#4095");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use build::{Builder, Frame};
 use scan::{Scan, hex_numbers};
 
 use super::Parsed;
-use crate::{Limits, Warning};
+use crate::{Limits, Warning, budget};
 
 /// Frames of one stack that are read, far more than any program writes.
 const MOST_FRAMES: usize = 1 << 16;
@@ -127,7 +127,7 @@ pub(super) fn heap(text: &str, limits: &Limits) -> Option<Parsed> {
 /// is no such text.
 #[must_use]
 pub fn with_runtime_calls(text: &[u8]) -> Option<Parsed> {
-    heap_with(&String::from_utf8_lossy(text), &Limits::default(), true)
+    heap_with(&budget::text(text), &Limits::default(), true)
 }
 
 fn heap_with(text: &str, limits: &Limits, with_runtime: bool) -> Option<Parsed> {
@@ -201,7 +201,7 @@ pub struct RuntimeCalls {
 
 /// Reads them from the text of `heap?debug=1`; stacks without any are left out.
 pub fn runtime_calls(text: &[u8]) -> Vec<RuntimeCalls> {
-    let text = String::from_utf8_lossy(text);
+    let text = budget::text(text);
     let mut lines = text.lines().enumerate().peekable();
     let Some(header) = lines.next().and_then(|(_, l)| heap_header(l)) else {
         return Vec::new();

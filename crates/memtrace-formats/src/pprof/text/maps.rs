@@ -21,18 +21,27 @@ const MOST_ENTRIES: usize = 1 << 14;
 /// Variables that are read, and the longest name of one, bytes: profilers write one or two.
 const MOST_VARIABLES: usize = 32;
 const LONGEST_NAME: usize = 64;
+/// Text of all mappings, bytes: as many as a kernel gives come to a tenth of this.
+const MOST_TEXT: usize = 4 << 20;
 
 /// The executable mappings that `text` lists after its samples.
 pub(super) fn entries(text: &str) -> Vec<Entry> {
     let mut variables: Vec<(String, String)> = Vec::new();
-    let mut entries = Vec::new();
+    let (mut entries, mut text_left) = (Vec::new(), MOST_TEXT);
     for line in text.lines().skip_while(|l| !is_start(l)).skip(1) {
         if entries.len() >= MOST_ENTRIES {
             break;
         }
         let line = replaced(without_log_prefix(line), &variables);
         match entry(&line) {
-            Some(Some(entry)) => entries.push(entry),
+            Some(Some(entry)) => {
+                let length = entry.file.len() + entry.build_id.len();
+                let Some(left) = text_left.checked_sub(length) else {
+                    break;
+                };
+                text_left = left;
+                entries.push(entry);
+            }
             Some(None) => {}
             // name=value: later lines say $name.
             None => {
@@ -224,5 +233,12 @@ mod tests {
         }
         text += "40000-80000: $b$c$d$e$f$g$h$i$j\n";
         assert!(entries(&text)[0].file.len() < 10 * MAX_LINE);
+
+        let mut text = format!("MAPPED_LIBRARIES:\na={}\n", "y".repeat(MAX_LINE / 2));
+        for i in 0..MOST_ENTRIES {
+            text += &format!("{:x}-{:x}: $a\n", 2 * i + 1, 2 * i + 2);
+        }
+        let files = entries(&text).iter().map(|e| e.file.len()).sum::<usize>();
+        assert!(files <= MOST_TEXT && files > MOST_TEXT / 2);
     }
 }
