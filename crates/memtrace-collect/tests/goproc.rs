@@ -555,8 +555,59 @@ fn one_copy_at_a_time() {
 }
 
 fn kill(pid: u32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.unwrap().success());
+    signal(pid, "-KILL");
+}
+
+fn signal(pid: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// People stop a process to look at it: it stays stopped, and nothing is left in it.
+#[test]
+fn a_process_that_is_stopped() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    signal(pid, "-STOP");
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..3 {
+        let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+        check_words(&frozen, target.words);
+        frozen.thaw().unwrap();
+        assert!(children(pid).is_empty());
+        // A thread that was let go needs a processor to stop again.
+        let until = Instant::now() + PATIENCE;
+        let stopped = |tid: &u32| status(pid, *tid, "State").starts_with('T');
+        while !tasks(pid).iter().all(stopped) {
+            assert!(Instant::now() < until, "it runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    signal(pid, "-CONT");
+    target.is_whole();
+}
+
+/// A process that ends takes its copy with it: who starts it again must not wait for that.
+#[test]
+fn a_process_that_ends_while_its_copy_is_read() {
+    let target = Target::new();
+    let pid = target.running.pid();
+    let frozen = goproc::freeze(pid, &clone_only()).unwrap();
+    let copy = children(pid)[0];
+    kill(pid);
+    let until = Instant::now() + PATIENCE;
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{copy}/stat"));
+        stat.is_ok_and(|s| !s.contains(") Z") && !s.contains(") X"))
+    };
+    while lives() {
+        assert!(Instant::now() < until, "the copy lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let gone = frozen.thaw().unwrap_err();
+    assert!(matches!(gone, FreezeError::Gone { .. }), "{gone}");
 }
 
 /// `kill -9` of the program that freezes, at any moment.

@@ -200,6 +200,9 @@ fn group(
     for account in &mut accounts {
         account.judge();
         eprintln!("{}", account.row().trim());
+        for fault in &account.faults {
+            eprintln!("  {fault}");
+        }
     }
     (accounts, failed)
 }
