@@ -123,7 +123,7 @@ fn labels_for_pprof() {
     let file: PathBuf = dir.path().join("heap.pb.gz");
     let mut tags = String::new();
     // A heap profile shows what was allocated before the last collection but one.
-    for _ in 0..40 {
+    for _ in 0..120 {
         std::thread::sleep(std::time::Duration::from_millis(500));
         let output = run(&["convert", &service.url, &file.to_string_lossy()]);
         assert!(

@@ -68,9 +68,9 @@ pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
 
 /// Where a profile has the objects and the bytes in use.
 pub(super) fn columns_in_use(profile: &Profile) -> Option<(usize, usize)> {
-    let bytes = ["inuse_space", "inuse_bytes", "space"];
-    let bytes = bytes.iter().find_map(|n| profile.sample_type(n));
-    profile.sample_type("inuse_objects").zip(bytes)
+    let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
+    let objects = column(&["inuse_objects", "objects"]);
+    objects.zip(column(&["inuse_space", "inuse_bytes", "space"]))
 }
 
 /// Rows of sampled objects by a key of their samples, each with its first sample.

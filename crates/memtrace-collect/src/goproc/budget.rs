@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::sys;
 use crate::proc::{self, Groups};
 
 /// Left alone in a group's memory, whatever the target: room for what is charged between two
@@ -64,7 +65,8 @@ impl Budget {
     pub(super) fn of(pid: u32, status: &str) -> Self {
         let root = Path::new("/proc");
         let threads = super::number(status, "Threads").unwrap_or(1);
-        let processors = super::field(status, "Cpus_allowed").map_or(1, processors);
+        let allowed = super::field(status, "Cpus_allowed").map_or(1, processors);
+        let processors = allowed.min(sys::processors());
         let memory = Groups::of(root, pid, "memory");
         Self {
             as_one: memory.as_ref().is_some_and(Groups::dies_as_one),
@@ -227,11 +229,18 @@ fn most_tasks() -> Option<u64> {
 /// Bytes that the machine may still promise, where it promises no more than it has
 /// (`vm.overcommit_memory` is 2): who asks for more is refused, and a runtime ends then.
 fn promises() -> Option<u64> {
-    let read = |path| proc::read_text(Path::new(path), 64 << 10).ok();
+    let read = |path: &str| proc::read_text(Path::new(path), 64 << 10).ok();
     if read("/proc/sys/vm/overcommit_memory")?.trim() != "2" {
         return None;
     }
-    promises_left(&read("/proc/meminfo")?)
+    // What the kernel keeps for its administrator, and for a user to end a program.
+    let kept = ["admin_reserve_kbytes", "user_reserve_kbytes"].map(|name| {
+        let kib = read(&format!("/proc/sys/vm/{name}"));
+        kib.and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    });
+    let left = promises_left(&read("/proc/meminfo")?)?;
+    Some(left.saturating_sub(kept.iter().sum::<u64>() << 10))
 }
 
 fn promises_left(meminfo: &str) -> Option<u64> {

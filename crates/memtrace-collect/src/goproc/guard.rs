@@ -59,8 +59,6 @@ const PAGE: u64 = 4096;
 /// What the guard is to do.
 pub(super) struct Request {
     pub(super) pid: u32,
-    /// When it started, ticks after the boot: nobody else with its number is touched.
-    pub(super) start_ticks: u64,
     /// The target's `status`, read before.
     pub(super) status: String,
     /// No thread may stand still for longer.
@@ -79,6 +77,8 @@ pub(super) struct Request {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inside {
     pub(super) pid: u32,
+    /// When it started, ticks after the boot: nobody else with its number is touched.
+    pub(super) start_ticks: u64,
     /// What may be stopped.
     pub(super) programs: Programs,
     /// Its executable, and where its instructions were.
@@ -161,15 +161,13 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
     sys::lock_memory();
     let mut target = Target::default();
     let budget = Budget::of(request.pid, &request.status);
-    let process = open(request.pid);
-    // Opened before it is asked: from now on the number is of this one.
-    let frozen = match started(request.pid) == Some(request.start_ticks) {
-        true => target.freeze(request),
-        false => Err(Fault::Gone),
+    let process = Process::of(request.inside);
+    let frozen = match process.has_ended() {
+        true => Err(Fault::Gone),
+        false => target.freeze(request),
     };
     let began = Instant::now();
     target.release();
-    let has_ended = || process.as_ref().is_some_and(has_ended);
     let copy = match &frozen {
         Ok(report) if report.taken.is_none() => Some(report.memory),
         _ => None,
@@ -185,7 +183,7 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
             began,
             most: request.life,
             budget: &budget,
-            target_ended: &has_ended,
+            target: &process,
             lost: None,
         };
         if let (Some(seal), How::Copy(gadgets)) = (&target.seal, &request.how) {
@@ -201,33 +199,51 @@ pub(super) fn run(request: &Request, socket: &mut UnixStream) {
     }
     let zombies = request.left.iter().chain(&target.made).copied();
     let zombies: Vec<u32> = zombies.collect();
-    request.inside.reap(&zombies, &has_ended);
+    // A thread that is held until this process ends must not be held for longer.
+    if !target.holds {
+        process.reap(&zombies);
+    }
 }
 
 /// The life of one that only cleans up after a guard that was killed.
 pub(super) fn sweep(inside: Inside, zombies: &[u32]) {
     sys::hurry();
-    let process = open(inside.pid);
-    inside.reap(zombies, &|| process.as_ref().is_some_and(has_ended));
+    Process::of(inside).reap(zombies);
 }
 
-/// A handle of a process, which no other takes over. Not every kernel has them.
-fn open(pid: u32) -> Option<OwnedFd> {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
+/// The target as a process, and no other that takes over its number.
+struct Process {
+    inside: Inside,
+    /// Not every kernel has them.
+    handle: Option<OwnedFd>,
 }
 
-fn has_ended(process: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut asked = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+impl Process {
+    fn of(inside: Inside) -> Self {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let pid = i32::try_from(inside.pid).ok().and_then(Pid::from_raw);
+        let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Asked after it was opened: if it is the right one now, it was the right one then.
+        let is_the_one = started(inside.pid) == Some(inside.start_ticks);
+        let handle = handle.filter(|_| is_the_one);
+        Self { inside, handle }
+    }
+
+    fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(handle) = &self.handle else {
+            return started(self.inside.pid) != Some(self.inside.start_ticks);
+        };
+        let mut asked = [PollFd::new(handle, PollFlags::IN)];
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
 }
 
-/// When a process started, in ticks after the boot.
+/// When a process that runs was started, in ticks after the boot.
 fn started(pid: u32) -> Option<u64> {
     let stat = super::read_text(pid, "stat", 4096).ok()?;
-    Some(Stat::parse(&stat)?.started)
+    let stat = Stat::parse(&stat)?;
+    (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some(stat.started)
 }
 
 /// The life of a copy, from when the target goes on.
@@ -236,7 +252,7 @@ struct Life<'a> {
     began: Instant,
     most: Duration,
     budget: &'a Budget,
-    target_ended: &'a dyn Fn() -> bool,
+    target: &'a Process,
     /// Why it was let go.
     lost: Option<End>,
 }
@@ -247,7 +263,7 @@ impl Life<'_> {
         let life = self.began.elapsed();
         let lost = if self.lost.is_some() {
             None
-        } else if (self.target_ended)() {
+        } else if self.target.has_ended() {
             Some(End::Gone)
         } else if life > self.most {
             Some(End::Late(life))
@@ -338,6 +354,8 @@ struct Target {
     /// Children that it was made to make: copies, to be reaped in it.
     made: Vec<u32>,
     seal: Option<Seal>,
+    /// A thread that was interrupted and could not be let go.
+    holds: bool,
 }
 
 struct Stopped {
@@ -507,6 +525,7 @@ impl Target {
         if host.is_overdue() {
             // The others went on, perhaps before the copy was made: it is of no one moment.
             self.stopped.retain(|s| s.tid == tid);
+            self.threads.retain(|t| *t == tid);
             return Err(Fault::Late(0));
         }
         let (number, child) = cloned.map_err(clone_fault)?;
@@ -524,12 +543,17 @@ impl Target {
     /// Lets all threads go: the longest that one stood still.
     fn release(&mut self) -> Duration {
         let mut longest = Duration::ZERO;
+        let mut let_go = BTreeSet::new();
         for stopped in self.stopped.drain(..) {
             let _ = sys::detach(stopped.tid);
+            let_go.insert(stopped.tid);
             longest = longest.max(stopped.since.elapsed());
         }
-        // One that never stopped is let go when it stops or this process ends.
-        self.threads.clear();
+        // Others may have been interrupted. One that has not stopped yet is let go by the end of this
+        // process.
+        for tid in self.threads.drain(..).filter(|tid| !let_go.contains(tid)) {
+            self.holds |= sys::detach(tid).is_err();
+        }
         longest
     }
 }
@@ -581,9 +605,14 @@ impl Seal {
     }
 }
 
+/// What is to be told of a thread that makes calls.
+const OPTIONS: u64 = sys::O_TRACESYSGOOD | sys::O_TRACECLONE;
+/// A thread that is held makes a few calls: no longer, whatever happens.
+const STEP: Duration = Duration::from_secs(2);
+
 /// Says what is to be told of a stopped thread, and takes a filter off its system calls.
 fn set_up(pid: u32, tid: u32, more: u64) -> io::Result<()> {
-    let options = sys::O_TRACESYSGOOD | sys::O_TRACECLONE | more;
+    let options = OPTIONS | more;
     match sys::set_options(tid, options | sys::O_SUSPEND_SECCOMP) {
         // It takes rights that are needed only where there is a filter.
         Err(_) if is_unfiltered(pid, tid) => sys::set_options(tid, options),
@@ -758,10 +787,10 @@ fn ticks_now() -> u64 {
     seconds.map_or(0, |s| (s * TICKS) as u64)
 }
 
-impl Inside {
+impl Process {
     /// Has the target reap children of its that have ended.
-    fn reap(&self, zombies: &[u32], has_ended: &dyn Fn() -> bool) {
-        let pid = self.pid;
+    fn reap(&self, zombies: &[u32]) {
+        let pid = self.inside.pid;
         let numbers = zombies.iter().filter_map(|z| number_inside(pid, *z));
         let numbers: Vec<u64> = numbers.collect();
         if numbers.is_empty() {
@@ -769,7 +798,7 @@ impl Inside {
         }
         // Threads come and go, and not each one serves at each moment.
         for _ in 0..50 {
-            let Some(listed) = threads(pid).filter(|_| !has_ended()) else {
+            let Some(listed) = threads(pid).filter(|_| !self.has_ended()) else {
                 return;
             };
             // One that runs or waits for a disk is left alone. Best is one that waits for a lock,
@@ -795,50 +824,67 @@ impl Inside {
     /// Where its instructions are. It may have become another program meanwhile, which is left
     /// alone where it may not be stopped.
     fn gadgets_now(&self) -> Option<Gadgets> {
-        let pid = self.pid;
-        let same = self.executable.is_some() && executable(pid) == self.executable;
-        if let Some(gadgets) = self.gadgets.filter(|g| same && maps::confirm(pid, g)) {
+        let inside = &self.inside;
+        let pid = inside.pid;
+        let same = inside.executable.is_some() && executable(pid) == inside.executable;
+        if let Some(gadgets) = inside.gadgets.filter(|g| same && maps::confirm(pid, g)) {
             return Some(gadgets);
         }
-        if self.programs == Programs::Go && !target::is_go(pid) {
+        if inside.programs == Programs::Go && !target::is_go(pid) {
             return None;
         }
         let text = super::read_text(pid, "maps", maps::MAX_MAPS).ok()?;
         maps::gadgets(pid, &maps::parse(&text))
     }
 
+    /// This process ends where that takes too long: an `execve` may wait for it.
     fn reap_in_thread(&self, tid: u32, gadgets: Gadgets, numbers: &[u64]) -> Option<()> {
-        let pid = self.pid;
-        sys::seize(tid, 0).ok()?;
-        let _ = sys::interrupt(tid);
-        // However long it takes: once it stops, somebody must let it go.
-        let until = Instant::now() + Duration::from_secs(10);
-        if !inject::await_stop(tid, until).ok()? {
-            return None;
-        }
-        let registers = sys::registers(tid).ok();
-        let fit = registers
-            .filter(|r| inject::fitness(r).is_some() && !inject::near_end_of_stack(pid, r));
-        let done = fit.and_then(|registers| {
-            if !maps::confirm(pid, &gadgets) {
+        /// Also for a thread that gets no processor. It is not given up: once it stops, somebody
+        /// must let it go.
+        const MOST: Duration = Duration::from_secs(5);
+        let pid = self.inside.pid;
+        sys::end_within(Some(MOST));
+        // Refused where it may not be used, before anything is stopped.
+        let seized = match sys::seize(tid, OPTIONS | sys::O_SUSPEND_SECCOMP) {
+            Err(_) if is_unfiltered(pid, tid) => sys::seize(tid, OPTIONS),
+            done => done,
+        };
+        let done = seized.ok().and_then(|()| {
+            let _ = sys::interrupt(tid);
+            if !inject::await_stop(tid, Instant::now() + 2 * MOST).ok()? {
                 return None;
             }
-            set_up(pid, tid, 0).ok()?;
-            let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
-            let mut all = Some(());
-            for number in numbers {
-                let waited = host.call(inject::SYS_WAIT4, &wait_for(*number));
-                all = waited.ok().and(all);
+            sys::end_within(Some(STEP));
+            let done = wait_in_thread(pid, tid, gadgets, numbers);
+            if sys::detach(tid).is_err() {
+                // It has ended, and its end must be heard of.
+                let _ = sys::wait(tid, Some(Instant::now() + STEP));
             }
-            let _ = host.restore(pid);
-            if host.stopped_by_signal {
-                sys::kill(pid, libc::SIGSTOP);
-            }
-            all
+            done
         });
-        let _ = sys::detach(tid);
+        sys::end_within(None);
         done
     }
+}
+
+/// Has a stopped thread wait for children that have ended.
+fn wait_in_thread(pid: u32, tid: u32, gadgets: Gadgets, numbers: &[u64]) -> Option<()> {
+    let registers = sys::registers(tid).ok()?;
+    inject::fitness(&registers)?;
+    if inject::near_end_of_stack(pid, &registers) || !maps::confirm(pid, &gadgets) {
+        return None;
+    }
+    let mut host = Host::new(pid, tid, registers, gadgets).ok()?;
+    let mut all = Some(());
+    for number in numbers {
+        let waited = host.call(inject::SYS_WAIT4, &wait_for(*number));
+        all = waited.ok().and(all);
+    }
+    let _ = host.restore(pid);
+    if host.stopped_by_signal {
+        sys::kill(pid, libc::SIGSTOP);
+    }
+    all
 }
 
 /// Device and inode of the executable.

@@ -333,11 +333,11 @@ impl<'a> Host<'a> {
 
     /// Puts back signal mask, registers and stack.
     pub(super) fn restore(&self, pid: u32) -> io::Result<()> {
-        // All are tried, whatever becomes of one.
         let mask = sys::set_signal_mask(self.tid, self.mask);
-        let registers = sys::set_registers(self.tid, &self.original);
+        sys::set_registers(self.tid, &self.original)?;
+        // Of a thread that is no more: another program may be there now.
         self.restore_stack(pid)?;
-        mask.and(registers)
+        mask
     }
 
     fn restore_stack(&self, pid: u32) -> io::Result<()> {

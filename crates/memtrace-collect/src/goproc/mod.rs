@@ -329,13 +329,13 @@ fn freeze_once(
     target.settle()?;
     let request = Request {
         pid,
-        start_ticks: target.process.start_ticks(),
         status: target.status.clone(),
         max_pause: options.max_pause,
         clone_takes: target.clone_takes(),
         how,
         inside: Inside {
             pid,
+            start_ticks: target.process.start_ticks(),
             programs: options.programs,
             executable: guard::executable(pid),
             gadgets,

@@ -146,6 +146,13 @@ pub(super) fn set_signal_mask(tid: u32, mask: u64) -> io::Result<()> {
     )
 }
 
+/// Processors of the machine that are on.
+pub(super) fn processors() -> u64 {
+    // SAFETY: takes a number.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u64::try_from(count).unwrap_or(1).max(1)
+}
+
 /// Puts this process before all others of the machine; without the right to that, before
 /// those of its user as far as that is allowed.
 pub(super) fn hurry() {

@@ -108,6 +108,10 @@ impl Target {
         if field(&self.status, "x86_Thread_features").is_some_and(|f| f.contains("shstk")) {
             return Some(self.would_pause("it runs on a shadow stack", options));
         }
+        if !self.may_be_ended() {
+            let reason = "memtrace may not end a copy: it lacks CAP_KILL";
+            return Some(self.would_pause(reason, options));
+        }
         let budget = Budget::of(self.pid, &self.status);
         if let Some(short) = budget.lacks(self.anonymous, options.headroom) {
             return Some(self.lacks(short));
@@ -120,6 +124,13 @@ impl Target {
             estimate: takes,
             limit: options.max_pause,
         })
+    }
+
+    /// Whether memtrace may end what runs under its user: tracing alone does not give that right.
+    fn may_be_ended(&self) -> bool {
+        use rustix::process::{Pid, test_kill_process};
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.is_none_or(|pid| test_kill_process(pid) != Err(rustix::io::Errno::PERM))
     }
 
     fn lacks(&self, short: Short) -> FreezeError {
@@ -288,8 +299,8 @@ impl Target {
         } else if ours != theirs {
             format!(
                 "it belongs to user {}, memtrace runs as user {}: run memtrace as root or as that \
-                 user, or give it CAP_SYS_PTRACE (setcap cap_sys_ptrace+ep; in a container \
-                 --cap-add SYS_PTRACE)",
+                 user, or give it CAP_SYS_PTRACE and CAP_KILL (setcap cap_sys_ptrace,cap_kill+ep; in a \
+                 container --cap-add SYS_PTRACE)",
                 theirs.map_or("?".to_owned(), |u| u.to_string()),
                 ours.map_or("?".to_owned(), |u| u.to_string()),
             )
