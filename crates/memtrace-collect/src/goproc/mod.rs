@@ -295,6 +295,9 @@ fn freeze_once(
     if options.programs == Programs::Go {
         target.is_go()?;
     }
+    if options.method != Method::Direct {
+        target.may_be_ended()?;
+    }
     let (left, busy) = guard::leftovers(pid, false);
     if busy {
         return Err(FreezeError::Busy { pid });

@@ -108,10 +108,6 @@ impl Target {
         if field(&self.status, "x86_Thread_features").is_some_and(|f| f.contains("shstk")) {
             return Some(self.would_pause("it runs on a shadow stack", options));
         }
-        if !self.may_be_ended() {
-            let reason = "memtrace may not end a copy: it lacks CAP_KILL";
-            return Some(self.would_pause(reason, options));
-        }
         let budget = Budget::of(self.pid, &self.status);
         if let Some(short) = budget.lacks(self.anonymous, options.headroom) {
             return Some(self.lacks(short));
@@ -126,11 +122,20 @@ impl Target {
         })
     }
 
-    /// Whether memtrace may end what runs under its user: tracing alone does not give that right.
-    fn may_be_ended(&self) -> bool {
+    /// That memtrace may end what runs under its user: tracing alone does not give that right.
+    pub(super) fn may_be_ended(&self) -> Result<(), FreezeError> {
         use rustix::process::{Pid, test_kill_process};
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        pid.is_none_or(|pid| test_kill_process(pid) != Err(rustix::io::Errno::PERM))
+        let pid = self.pid;
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        match number.map(test_kill_process) {
+            Some(Err(rustix::io::Errno::PERM)) => Err(FreezeError::Permission {
+                pid,
+                missing: "memtrace could not end a copy of it; give it CAP_KILL, too \
+                          (setcap cap_sys_ptrace,cap_kill+ep)"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn lacks(&self, short: Short) -> FreezeError {
