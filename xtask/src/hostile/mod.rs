@@ -25,8 +25,8 @@ type Beats = Mutex<Vec<(Instant, u64)>>;
 
 /// Time between two profiles of a target.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Watches side by side.
-const WATCHES: u64 = 8;
+/// Watches side by side, in a short run and in a full one.
+const WATCHES: [u64; 2] = [8, 16];
 /// What an enemy may cost, MiB. The honest targets are in it.
 const MOST_MIB: u64 = 64;
 const TARGETS: u64 = 3;
@@ -58,12 +58,12 @@ pub(crate) fn run(full: bool) -> Outcome {
     let memtrace = build_memtrace()?;
     let count = if full { 10_000 } else { 200 };
     for part in [Part::Profiles, Part::Talks] {
-        attack(&memtrace, part, count)?;
+        attack(&memtrace, part, count, WATCHES[usize::from(full)])?;
     }
     Ok(())
 }
 
-fn attack(memtrace: &Path, part: Part, count: u64) -> Outcome {
+fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome {
     let fixture = root().join("crates/memtrace-analysis/tests/fixtures/profiles/go-heap.pb.gz");
     let honest = std::fs::read(&fixture).map_err(|e| format!("{}: {e}", fixture.display()))?;
     let mut plain = Vec::new();
@@ -76,7 +76,7 @@ fn attack(memtrace: &Path, part: Part, count: u64) -> Outcome {
     let over = Arc::new(AtomicBool::new(false));
     let pulse = pulse(&over);
     let begun = Instant::now();
-    let watches: Vec<_> = (0..WATCHES)
+    let watches: Vec<_> = (0..side_by_side)
         .map(|turn| {
             let (memtrace, honest, plain) = (memtrace.to_owned(), honest.clone(), plain.clone());
             let done = done.clone();
@@ -99,7 +99,7 @@ fn attack(memtrace: &Path, part: Part, count: u64) -> Outcome {
     let grown = seen.iter().map(|s| s.peak.saturating_sub(s.base)).max();
     let grown = grown.unwrap_or(0);
     println!(
-        "{part:?}: {} in {:.0} s against {WATCHES} watches of {TARGETS} targets, one beat each {INTERVAL:?}: \
+        "{part:?}: {} in {:.0} s against {side_by_side} watches of {TARGETS} targets, one beat each {INTERVAL:?}: \
          longest gap of an honest target {gap:.2?}, before number {number} (the machine itself was late by {late:.2?}), memory {base} MiB, \
          at most {grown} MiB more",
         done.load(Ordering::Relaxed).min(count),
