@@ -27,6 +27,8 @@ const MAX_WIDTH: usize = 64;
 const TEXTS: usize = 10_000;
 /// Most bytes of a string that is remembered: longer ones are looked up.
 const LONG_TEXT: usize = 256;
+/// The same of a label set or a header, of which sound ones have some tens.
+const LONG_ENTRY: usize = 1024;
 /// Most stacks and rows that it remembers, 32 bytes each: those of a hundred services.
 const NUMBERS: usize = 1 << 18;
 /// Most label sets, and most headers, which may be long.
@@ -430,7 +432,9 @@ fn find_or_add(
             number(db.last_insert_rowid())?
         }
     };
-    known.insert(data, id);
+    if data.len() <= LONG_ENTRY {
+        known.insert(data, id);
+    }
     Ok(id)
 }
 

@@ -20,8 +20,8 @@ use crate::{StoreError, TargetId};
 /// Profiles of a group.
 const GROUP: u32 = 15;
 const LEVEL: i32 = 3;
-/// Larger than this, as what is read of a live service, is kept as it came.
-const MAX_UNPACKED: u64 = 32 << 20;
+/// Larger than this is kept as it came: the profiles of large services unpack to as much.
+const MAX_UNPACKED: u64 = 8 << 20;
 
 /// Larger than this, a profile is packed alone: the first of each group stays in memory.
 const MAX_FIRST: usize = 512 << 10;
