@@ -5,6 +5,7 @@
 //! a quarter of the size. What was gzip is handed out as gzip, of the same content.
 //! Bytes that do not unpack are kept as they are.
 
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -20,8 +21,10 @@ use crate::{StoreError, TargetId};
 /// Profiles of a group.
 const GROUP: u32 = 15;
 const LEVEL: i32 = 3;
-/// Larger than this is kept as it came: the profiles of large services unpack to as much.
+/// What unpacks to more is kept as it came: the profiles of large services come to as much.
 const MAX_UNPACKED: u64 = 8 << 20;
+/// What is handed out unpacks to no more; it was written by a version that kept as much.
+const MAX_READ: u64 = 64 << 20;
 
 /// Larger than this, a profile is packed alone: the first of each group stays in memory.
 const MAX_FIRST: usize = 512 << 10;
@@ -43,10 +46,10 @@ fn damaged() -> StoreError {
     StoreError::damaged("the bytes of a profile")
 }
 
-fn limited(from: impl Read) -> Option<Vec<u8>> {
+fn limited(from: impl Read, most: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    let n = from.take(MAX_UNPACKED + 1).read_to_end(&mut out).ok()?;
-    (n as u64 <= MAX_UNPACKED).then_some(out)
+    let n = from.take(most + 1).read_to_end(&mut out).ok()?;
+    (n as u64 <= most).then_some(out)
 }
 
 fn unpack(coding: u8, data: &[u8], base: Option<&[u8]>) -> Result<Vec<u8>, StoreError> {
@@ -55,7 +58,7 @@ fn unpack(coding: u8, data: &[u8], base: Option<&[u8]>) -> Result<Vec<u8>, Store
     }
     zstd::stream::read::Decoder::with_dictionary(data, base.unwrap_or(&[]))
         .ok()
-        .and_then(limited)
+        .and_then(|packed| limited(packed, MAX_READ))
         .ok_or_else(damaged)
 }
 
@@ -79,12 +82,12 @@ pub(crate) fn add(
     group: Option<Group>,
 ) -> Result<Option<Group>, StoreError> {
     let (coding, unpacked) = if raw.starts_with(&[0x1f, 0x8b]) {
-        match limited(MultiGzDecoder::new(raw)) {
-            Some(bytes) => (GZIP, Some(bytes)),
+        match limited(MultiGzDecoder::new(raw), MAX_UNPACKED) {
+            Some(bytes) => (GZIP, Some(Cow::Owned(bytes))),
             None => (AS_IS, None),
         }
-    } else if raw.len() as u64 <= MAX_UNPACKED {
-        (PLAIN, Some(raw.to_vec()))
+    } else if raw.len() as u64 <= MAX_READ {
+        (PLAIN, Some(Cow::Borrowed(raw)))
     } else {
         (AS_IS, None)
     };
@@ -97,8 +100,8 @@ pub(crate) fn add(
         group = group.filter(|_| there);
     }
     let data = match &unpacked {
-        Some(bytes) => pack(bytes, group.as_ref().map(|g| &*g.first))?,
-        None => raw.to_vec(),
+        Some(bytes) => Cow::Owned(pack(bytes, group.as_ref().map(|g| &*g.first))?),
+        None => Cow::Borrowed(raw),
     };
     db.prepare_cached(
         "INSERT INTO raw (target, kind, at, pinned, coding, base, data) \

@@ -232,6 +232,49 @@ fn a_clock_set_back_reorders_nothing() {
     assert_eq!(times, [at(3), at(3), at(4)]);
 }
 
+/// Whether it is packed or kept as it came: what was given is handed out.
+#[test]
+fn large_raw_bytes_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let t = store.target("t").unwrap();
+    let gzip = |length: usize| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &vec![7; length]).unwrap();
+        packed.finish().unwrap()
+    };
+    let raws = [vec![7; 12 << 20], gzip(7 << 20), gzip(12 << 20)];
+    for (i, raw) in (0..).zip(&raws) {
+        let profile = heap(i, 3);
+        let reading = Reading {
+            target: t,
+            at: at(i),
+            snapshots: &[Snapshot {
+                kind: Kind::Heap,
+                profile: &profile,
+                raw: Some(raw),
+            }],
+            gauges: &Gauges::default(),
+        };
+        store.append(&reading).unwrap();
+    }
+    let plain = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        match bytes.starts_with(&[0x1f, 0x8b]) {
+            true => {
+                std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes), &mut out)
+                    .unwrap();
+            }
+            false => out.extend(bytes),
+        }
+        out
+    };
+    for (i, raw) in (0..).zip(&raws) {
+        let got = store.reader().raw(t, Kind::Heap, at(i)).unwrap().unwrap();
+        assert!(plain(&got) == plain(raw), "{i}");
+    }
+}
+
 #[test]
 fn raw_bytes_are_kept_for_a_while_and_longer_when_pinned() {
     let dir = tempfile::tempdir().unwrap();
