@@ -15,8 +15,9 @@ use super::store::Row;
 pub(super) fn heap_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
     let keys = profile.stack_keys();
     let stack = |i: usize| profile.sample_stacks[i];
-    let rows = rows_by(profile, |i| keys.get(stack(i).index()).copied());
-    rows.into_iter().map(|(row, i)| (row, stack(i))).unzip()
+    let (rows, firsts) = rows_by(profile, |i| keys.get(stack(i).index()).copied());
+    let stacks = firsts.into_iter().map(|i| stack(i as usize)).collect();
+    (rows, stacks)
 }
 
 /// Labels of a sample that are kept.
@@ -25,9 +26,9 @@ const MOST_LABELS: usize = 64;
 /// Text labels of a sample, as (key, value).
 pub(super) type Labels = Vec<(String, String)>;
 
-/// Rows of a heap profile, one for each set of text labels, and the labels of each.
+/// Rows of a heap profile, one for each set of text labels, and a sample that has them.
 /// Samples without any are left out.
-pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
+pub(super) fn label_rows(profile: &Profile) -> (Vec<Row>, Vec<u32>) {
     let sets: Vec<Option<StackKey>> = profile
         .label_sets
         .iter()
@@ -46,22 +47,25 @@ pub(super) fn label_rows(profile: &Profile) -> Vec<(Row, Labels)> {
             some.then(|| StackKey(hash.digest128()))
         })
         .collect();
-    let set = |i: usize| profile.sample_labels.get(i).map(|l| l.index());
-    rows_by(profile, |i| sets.get(set(i)?).copied().flatten())
-        .into_iter()
-        .map(|(row, i)| {
-            let labels = profile.label_sets.get(set(i).unwrap_or(0) as u32);
-            let texts = labels
-                .iter()
-                .take(MOST_LABELS)
-                .filter_map(|l| match l.value {
-                    LabelValue::Text(value) => {
-                        let text = |id| super::tags::cut(profile.text(id));
-                        Some((text(l.key), text(value)))
-                    }
-                    LabelValue::Number(..) => None,
-                });
-            (row, texts.collect())
+    rows_by(profile, |i| {
+        let set = profile.sample_labels.get(i)?;
+        sets.get(set.index()).copied().flatten()
+    })
+}
+
+/// The text labels of a sample.
+pub(super) fn labels(profile: &Profile, sample: u32) -> Labels {
+    let set = profile.sample_labels.get(sample as usize).copied();
+    let labels = profile.label_sets.get(set.unwrap_or_default().0);
+    labels
+        .iter()
+        .take(MOST_LABELS)
+        .filter_map(|l| match l.value {
+            LabelValue::Text(value) => {
+                let text = |id| super::tags::cut(profile.text(id));
+                Some((text(l.key), text(value)))
+            }
+            LabelValue::Number(..) => None,
         })
         .collect()
 }
@@ -73,16 +77,15 @@ pub(super) fn columns_in_use(profile: &Profile) -> Option<(usize, usize)> {
     objects.zip(column(&["inuse_space", "inuse_bytes", "space"]))
 }
 
-/// Rows of sampled objects by a key of their samples, each with its first sample.
-fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec<(Row, usize)> {
+/// Rows of sampled objects by a key of their samples, and the first sample of each.
+fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> (Vec<Row>, Vec<u32>) {
+    let mut found = Rows::default();
     let Some((live_objects, live_bytes)) = columns_in_use(profile) else {
-        return Vec::new();
+        return found.rows();
     };
     let column = |names: &[&str]| names.iter().find_map(|n| profile.sample_type(n));
     let born = column(&["alloc_objects"]).zip(column(&["alloc_space", "alloc_bytes"]));
     let size_key = profile.strings.find("bytes").map(StringId);
-    let mut rows: Vec<(Row, usize)> = Vec::new();
-    let mut index: HashMap<StackKey, usize> = HashMap::new();
     for i in 0..profile.len() {
         let Some(key) = key_of(i) else { continue };
         let values = profile.row(i);
@@ -104,26 +107,44 @@ fn rows_by(profile: &Profile, key_of: impl Fn(usize) -> Option<StackKey>) -> Vec
             // Something is there: at least one object was sampled.
             if objects > 0.0 { n.max(1.0) as u64 } else { 0 }
         };
-        let at = *index.entry(key).or_insert_with(|| {
-            rows.push((
-                Row {
-                    key,
-                    births: born.map(|_| 0),
-                    ..Row::default()
-                },
-                i,
-            ));
-            rows.len() - 1
-        });
-        let row = &mut rows[at].0;
+        let row = found.row(key, i);
         row.live = row.live.saturating_add(raw(objects, bytes));
         row.bytes = row.bytes.saturating_add(bytes as u64);
         row.objects = row.objects.saturating_add(objects as u64);
-        if let Some(births) = &mut row.births {
+        if born.is_some() {
+            let births = row.births.get_or_insert(0);
             *births = births.saturating_add(raw(all_objects, all_bytes));
         }
     }
-    rows
+    found.rows()
+}
+
+/// Rows by their key, each with the first sample that it is of.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Row>,
+    firsts: Vec<u32>,
+    index: HashMap<StackKey, u32>,
+}
+
+impl Rows {
+    fn row(&mut self, key: StackKey, sample: usize) -> &mut Row {
+        let next = self.rows.len() as u32;
+        let at = *self.index.entry(key).or_insert(next);
+        if at == next {
+            let row = Row {
+                key,
+                ..Row::default()
+            };
+            self.rows.push(row);
+            self.firsts.push(sample as u32);
+        }
+        &mut self.rows[at as usize]
+    }
+
+    fn rows(self) -> (Vec<Row>, Vec<u32>) {
+        (self.rows, self.firsts)
+    }
 }
 
 /// Locations in the allocator: a goroutine that stands there helps the collector or waits for
@@ -149,8 +170,7 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
     };
     let keys = profile.stack_keys();
     let allocating = allocating(profile);
-    let mut rows: Vec<(Row, StackId)> = Vec::new();
-    let mut index: HashMap<StackKey, usize> = HashMap::new();
+    let mut found = Rows::default();
     for i in 0..profile.len() {
         let stack = profile.sample_stacks[i];
         let Some(&key) = keys.get(stack.index()) else {
@@ -161,20 +181,13 @@ pub(super) fn goroutine_rows(profile: &Profile) -> (Vec<Row>, Vec<StackId>) {
             continue;
         }
         let n = profile.row(i).get(count).copied().unwrap_or(0).max(0) as u64;
-        let at = *index.entry(key).or_insert_with(|| {
-            rows.push((
-                Row {
-                    key,
-                    ..Row::default()
-                },
-                stack,
-            ));
-            rows.len() - 1
-        });
-        rows[at].0.live = rows[at].0.live.saturating_add(n);
-        rows[at].0.objects = rows[at].0.objects.saturating_add(n);
+        let row = found.row(key, i);
+        row.live = row.live.saturating_add(n);
+        row.objects = row.objects.saturating_add(n);
     }
-    rows.into_iter().unzip()
+    let (rows, firsts) = found.rows();
+    let stack = |i: u32| profile.sample_stacks[i as usize];
+    (rows, firsts.into_iter().map(stack).collect())
 }
 
 /// Probability that an object of `size` bytes is sampled, one sample every

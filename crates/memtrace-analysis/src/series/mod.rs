@@ -77,7 +77,7 @@ impl Settings {
 ///
 /// Memory is bounded, whatever the profiles hold: at most 4,096 stacks of each kind are
 /// followed, points older than the newest 256 are thinned, and earlier where stacks are
-/// many; some 50 MB are never exceeded, and a service of 500 stacks takes a tenth.
+/// many; some 40 MB are never exceeded, and a service of 500 stacks takes a tenth.
 #[derive(Clone, Debug)]
 pub struct History {
     settings: Settings,
@@ -187,7 +187,7 @@ const FDR: f64 = 1e-3;
 /// What a goroutine weighs beside memory, bytes: its stack, at first.
 const GOROUTINE: u64 = 2048;
 /// Bytes of the labels of all samples that are kept.
-const LABEL_BYTES: usize = 4 << 20;
+const LABEL_BYTES: usize = 2 << 20;
 /// Points of a gauge that are kept.
 const GAUGE_POINTS: usize = 512;
 
@@ -246,8 +246,7 @@ impl History {
     }
 
     fn labelled(&mut self, at: Time, profile: &Profile) {
-        let (rows, labels): (Vec<Row>, Vec<heap::Labels>) =
-            heap::label_rows(profile).into_iter().unzip();
+        let (rows, samples) = heap::label_rows(profile);
         if rows.is_empty() && self.labelled.times.is_empty() {
             return;
         }
@@ -256,10 +255,11 @@ impl History {
             labels.iter().map(|l| text(l) + size_of_val(l)).sum()
         };
         let mut bytes: usize = self.labels.values().map(size).sum();
-        for (row, labels) in rows.iter().zip(labels) {
+        for (row, &sample) in rows.iter().zip(&samples) {
             if self.labels.contains_key(&row.key) {
                 continue;
             }
+            let labels = heap::labels(profile, sample);
             bytes += size(&labels);
             if bytes > LABEL_BYTES {
                 // What is left out says nothing of its labels.

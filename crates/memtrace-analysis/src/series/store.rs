@@ -76,13 +76,21 @@ impl Column {
 /// How much is kept.
 const MAX_POINTS: usize = 512;
 const MAX_STACKS: usize = 4096;
-const MAX_DORMANT: usize = 50_000;
+/// A table of 32,768 places.
+const MAX_DORMANT: usize = 7 << 12;
 /// Cells of all stacks of a heap, 40 bytes each: 512 stacks have all points, 4,096 stacks 64.
 const HEAP_CELLS: usize = 512 * MAX_POINTS;
 /// The same of goroutines and of labels.
-const CELLS: usize = 256 * MAX_POINTS;
+const CELLS: usize = 128 * MAX_POINTS;
 /// Points that are kept however many stacks there are: rather fewer stacks than fewer points.
 const LEAST_POINTS: usize = 64;
+
+/// How much of a stack is alive: its bytes, its objects (goroutines have no bytes).
+type Weight = (u64, u64, StackKey);
+
+fn weight(row: &Row) -> Weight {
+    (row.bytes, row.objects, row.key)
+}
 
 /// All stacks of one kind of profile of one run of the process.
 #[derive(Clone, Debug)]
@@ -153,9 +161,10 @@ impl Lane {
         let mut born = 0.0;
         // What the row of all others stands for changes: it is in the total alone.
         let other = StackKey::other();
+        let least = self.least_new(rows);
         for row in rows.iter().filter(|row| row.key != other) {
             if !self.columns.contains_key(&row.key) {
-                if row.live == 0 {
+                if row.live == 0 || least.is_some_and(|least| weight(row) <= least) {
                     if self.dormant.len() >= MAX_DORMANT {
                         // One that wakes later seems to have been born then, and to
                         // have died: no leak.
@@ -225,6 +234,21 @@ impl Lane {
         }
     }
 
+    /// What a stack that is not followed yet must weigh more than, where there are more of them
+    /// than can be.
+    fn least_new(&self, rows: &[Row]) -> Option<Weight> {
+        if rows.len() <= MAX_STACKS {
+            return None;
+        }
+        let is_new = |row: &&Row| row.live > 0 && !self.columns.contains_key(&row.key);
+        let mut new: Vec<Weight> = rows.iter().filter(is_new).map(weight).collect();
+        if new.len() <= MAX_STACKS {
+            return None;
+        }
+        let (_, &mut least, _) = new.select_nth_unstable_by(MAX_STACKS, |a, b| b.cmp(a));
+        Some(least)
+    }
+
     /// Cells of all columns together.
     fn cells(&self) -> usize {
         self.columns.values().map(|c| c.cells.len()).sum()
@@ -243,21 +267,21 @@ impl Lane {
         retain(&mut self.total_births, 0, keep);
         for column in self.columns.values_mut() {
             retain(&mut column.cells, column.first, keep);
-            column.cells.shrink_to(column.cells.len() * 5 / 4);
+            column.cells.shrink_to(column.cells.len() * 9 / 8);
             column.first = to[column.first];
         }
     }
 
-    /// Forgets the stacks with the least bytes alive, an eighth below the limit.
+    /// Forgets the stacks with the least alive, an eighth below the limit.
     fn drop_lightest(&mut self, limit: usize) {
-        let mut weights: Vec<(u64, StackKey)> = self
-            .columns
-            .iter()
-            .map(|(k, c)| (c.last().bytes, *k))
-            .collect();
+        let weigh = |(&key, column): (&StackKey, &Column)| {
+            let last = column.last();
+            (last.bytes, last.objects, key)
+        };
+        let mut weights: Vec<Weight> = self.columns.iter().map(weigh).collect();
         weights.sort_unstable();
         let excess = self.columns.len() - limit * 7 / 8;
-        for (_, key) in weights.into_iter().take(excess) {
+        for (_, _, key) in weights.into_iter().take(excess) {
             if let Some(column) = self.columns.remove(&key)
                 && self.dormant.len() < MAX_DORMANT
             {
@@ -285,6 +309,10 @@ impl Lane {
 impl Column {
     fn push(&mut self, births: u32, live: u32, bytes: u64, objects: u64, dt: f64) {
         let last = self.last();
+        if self.cells.len() == self.cells.capacity() {
+            // Thousands of columns grow alike: what they have in reserve adds up.
+            self.cells.reserve_exact(self.cells.len() / 8 + 4);
+        }
         self.cells.push(Cell {
             births,
             live,

@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 
-use memtrace_model::{
-    Label, LabelSetId, LabelValue, Profile, StackKey, StringId, Time, is_visible,
-};
+use memtrace_model::{Label, LabelSetId, LabelValue, Profile, StackKey, Strings, Time, is_visible};
 
 /// Moments that are kept; beyond, every second one goes.
 const MOST_MOMENTS: usize = 32;
-/// Cells (stack, label) of one moment that are kept, the largest first: a table of 4,096 places.
+/// Cells (stack, label) of one moment that are kept, the largest first.
 const MOST_CELLS: usize = 3_500;
-/// Labels that are remembered.
+/// Labels that are remembered, and the bytes that their texts may take.
 const MOST_LABELS: usize = 8_192;
+const MOST_TEXT: usize = 1 << 20;
 /// Longer keys and values are cut, characters.
 const LONGEST: usize = 128;
 
@@ -24,27 +23,75 @@ pub(super) fn cut(text: &str) -> String {
     text.chars().take(LONGEST).map(shown).collect()
 }
 
-/// Number of a (key, value) pair.
+/// A label as one text, each half cut.
+fn label(key: &str, value: &str) -> String {
+    format!("{}{BETWEEN}{}", cut(key), cut(value))
+}
+
+/// Number of a label among [`Tags::labels`].
 type LabelNumber = u32;
+
+/// Between the key of a label and its value; [`cut`] leaves none within them.
+const BETWEEN: char = '\0';
 
 /// What is held by label and stack.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tags {
-    labels: Vec<(String, String)>,
-    index: HashMap<(String, String), LabelNumber>,
+    /// Keys and values.
+    labels: Strings,
     moments: Vec<Moment>,
 }
 
 #[derive(Clone, Debug)]
 struct Moment {
     at: Time,
-    held: HashMap<(StackKey, LabelNumber), Held>,
+    /// By label and stack.
+    cells: Vec<Cell>,
+}
+
+/// What a stack holds under a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cell {
+    label: LabelNumber,
+    /// Goroutines, where `bytes` is 0.
+    objects: u32,
+    /// The halves of the key: as one number they would take more room.
+    stack: [u64; 2],
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     objects: u64,
     bytes: u64,
+}
+
+fn halves(key: StackKey) -> [u64; 2] {
+    [(key.0 >> 64) as u64, key.0 as u64]
+}
+
+impl Cell {
+    fn key(&self) -> StackKey {
+        StackKey(u128::from(self.stack[0]) << 64 | u128::from(self.stack[1]))
+    }
+
+    fn amount(&self) -> u64 {
+        match self.bytes {
+            0 => u64::from(self.objects),
+            bytes => bytes,
+        }
+    }
+}
+
+impl Moment {
+    /// Bytes under a label at a stack.
+    fn bytes(&self, label: LabelNumber, stack: StackKey) -> u64 {
+        let place = (label, halves(stack));
+        let found = self
+            .cells
+            .binary_search_by_key(&place, |c| (c.label, c.stack));
+        found.map_or(0, |i| self.cells[i].bytes)
+    }
 }
 
 /// What one value of a label adds to the growth of some stacks.
@@ -112,8 +159,17 @@ impl Tags {
             let (_, &mut least, _) = sizes.select_nth_unstable_by(MOST_CELLS, |a, b| b.cmp(a));
             held.retain(|_, h| h.bytes.max(h.objects) > least);
         }
-        held.shrink_to_fit();
-        self.moments.push(Moment { at, held });
+        let mut cells: Vec<Cell> = held
+            .into_iter()
+            .map(|((stack, label), held)| Cell {
+                label,
+                objects: u32::try_from(held.objects).unwrap_or(u32::MAX),
+                stack: halves(stack),
+                bytes: held.bytes,
+            })
+            .collect();
+        cells.sort_unstable_by_key(|c| (c.label, c.stack));
+        self.moments.push(Moment { at, cells });
         if self.moments.len() > MOST_MOMENTS {
             let last = self.moments.len() - 1;
             let mut i = 0;
@@ -126,26 +182,18 @@ impl Tags {
 
     /// Numbers of the text labels of a set.
     fn texts(&mut self, profile: &Profile, set: u32) -> Vec<LabelNumber> {
-        let text = |id: StringId| cut(profile.text(id));
-        profile
-            .label_sets
-            .get(set)
-            .iter()
+        let labels = profile.label_sets.get(set).iter();
+        labels
             .filter_map(|l| match l.value {
-                LabelValue::Text(value) => Some((text(l.key), text(value))),
+                LabelValue::Text(value) => Some(label(profile.text(l.key), profile.text(value))),
                 LabelValue::Number(..) => None,
             })
-            .filter_map(|pair| {
-                if let Some(&known) = self.index.get(&pair) {
-                    return Some(known);
+            .filter_map(|label| {
+                let is_full = self.labels.len() > MOST_LABELS || self.labels.memory() > MOST_TEXT;
+                if is_full {
+                    return self.labels.find(&label);
                 }
-                if self.labels.len() >= MOST_LABELS {
-                    return None;
-                }
-                let number = self.labels.len() as LabelNumber;
-                self.labels.push(pair.clone());
-                self.index.insert(pair, number);
-                Some(number)
+                Some(self.labels.intern(&label))
             })
             .collect()
     }
@@ -163,18 +211,12 @@ impl Tags {
         // Growth of all together: where nothing leaks, ups and downs cancel.
         let mut net: HashMap<&str, f64> = HashMap::new();
         let mut add = |moment: &Moment, sign: f64| {
-            for ((stack, label), held) in &moment.held {
-                if stacks.contains(stack) {
-                    // Goroutines hold no bytes here: count them.
-                    let amount = if held.bytes > 0 {
-                        held.bytes
-                    } else {
-                        held.objects
-                    };
-                    let entry = by_label.entry(*label).or_default();
-                    entry.0 += sign * amount as f64;
+            for cell in &moment.cells {
+                if stacks.contains(&cell.key()) {
+                    let entry = by_label.entry(cell.label).or_default();
+                    entry.0 += sign * cell.amount() as f64;
                     if sign > 0.0 {
-                        entry.1 += amount;
+                        entry.1 += cell.amount();
                     }
                 }
             }
@@ -182,7 +224,7 @@ impl Tags {
         add(now, 1.0);
         add(then, -1.0);
         for (label, (grown, _)) in &by_label {
-            if let Some((key, _)) = self.labels.get(*label as usize) {
+            if let Some((key, _)) = self.labels.get(*label).split_once(BETWEEN) {
                 *net.entry(key).or_default() += grown;
             }
         }
@@ -190,10 +232,10 @@ impl Tags {
             .into_iter()
             .filter(|(_, (grown, _))| *grown > 0.0)
             .filter_map(|(label, (grown, holds))| {
-                let (key, value) = self.labels.get(label as usize)?.clone();
+                let (key, value) = self.labels.get(label).split_once(BETWEEN)?;
                 Some(TagGrowth {
-                    key,
-                    value,
+                    key: key.to_owned(),
+                    value: value.to_owned(),
                     grown,
                     share: 0.0,
                     holds,
@@ -226,21 +268,13 @@ impl Tags {
         labels: &[(String, String)],
         onset: Option<Time>,
     ) -> Option<StackKey> {
-        let number = self.index.get(labels.first()?)?;
+        let (key, value) = labels.first()?;
+        let number = self.labels.find(&label(key, value))?;
         let now = self.moments.last()?;
         let then = self.before(onset)?;
-        let bytes = |m: &Moment, s: StackKey| m.held.get(&(s, *number)).map_or(0, |h| h.bytes);
-        now.held
-            .keys()
-            .filter(|(_, label)| label == number)
-            .map(|(stack, _)| {
-                (
-                    bytes(now, *stack).saturating_sub(bytes(then, *stack)),
-                    *stack,
-                )
-            })
-            .max()
-            .map(|(_, stack)| stack)
+        let held = now.cells.iter().filter(|c| c.label == number);
+        let grown = held.map(|c| (c.bytes.saturating_sub(then.bytes(number, c.key())), c.key()));
+        grown.max().map(|(_, stack)| stack)
     }
 
     /// The last moment at or before `onset`, else the first.
@@ -311,7 +345,25 @@ mod tests {
             .map(|(n, name)| (name.as_str(), n as i64 + 1))
             .collect();
         tags.push(Time(0), &profile(&held), 0, Some(1));
-        assert_eq!(tags.labels.len(), MOST_LABELS);
-        assert!(tags.moments[0].held.len() <= MOST_CELLS);
+        // The empty text is none.
+        assert_eq!(tags.labels.len(), 1 + MOST_LABELS);
+        assert!(tags.moments[0].cells.len() <= MOST_CELLS);
+    }
+
+    #[test]
+    fn long_texts_are_bounded_too() {
+        let mut tags = Tags::default();
+        for round in 0..4 {
+            let name = |n: usize| format!("{round}.{n}{}", "\u{10348}".repeat(200));
+            let names: Vec<String> = (0..4000).map(name).collect();
+            let held: Vec<(&str, i64)> = names.iter().map(|n| (n.as_str(), 5)).collect();
+            tags.push(Time(round), &profile(&held), 0, Some(1));
+        }
+        assert!(
+            tags.labels.memory() < 3 * MOST_TEXT,
+            "{}",
+            tags.labels.memory()
+        );
+        assert!(tags.labels.len() > 1000);
     }
 }

@@ -488,3 +488,32 @@ fn the_row_of_all_others_never_leaks() {
     assert!(lane.columns.is_empty());
     assert_eq!(lane.totals.last(), Some(&f64::from(19 << 20)));
 }
+
+#[test]
+fn of_a_crowd_of_new_stacks_the_heaviest_are_followed() {
+    let crowd = |of: u128, weight: &dyn Fn(u128) -> u64| -> Vec<Row> {
+        let row = |k| row(of + k, weight(k), weight(k));
+        (0..20_000).map(row).collect()
+    };
+    let mut lane = Lane::of_heap();
+    lane.push(at(0.0), &crowd(1 << 20, &|k| 1 + k as u64), |r| {
+        r.bytes as f64
+    });
+    assert!((2048..=4096).contains(&lane.columns.len()));
+    let heaviest = StackKey((1 << 20) + 19_999);
+    assert_eq!(lane.columns[&heaviest].last().live, 20_000);
+    // What is lighter than others is known: it was not born when it became heavy.
+    let awake = row(1 << 20, 50_000, 50_000);
+    lane.push(at(30.0), &[awake], |r| r.bytes as f64);
+    assert_eq!(lane.columns[&awake.key].last().births, 49_999);
+    // All alike, or without bytes as goroutines are: as many as there is room for.
+    for bytes in [0, KB512] {
+        let mut lane = Lane::default();
+        let rows: Vec<Row> = crowd(0, &|_| 1)
+            .iter()
+            .map(|r| Row { bytes, ..*r })
+            .collect();
+        lane.push(at(0.0), &rows, |r| r.live as f64);
+        assert!((2048..=4096).contains(&lane.columns.len()));
+    }
+}
