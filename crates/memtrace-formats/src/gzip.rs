@@ -13,6 +13,7 @@ pub struct Limits {
     pub max_decompressed: u64,
     /// Bytes that the profile, and what it takes to follow its samples, may take in memory.
     /// Beyond, the lightest samples are folded into one, and further definitions are left out.
+    /// A text form, which is whole in memory, has half of it, and what it becomes the other.
     pub max_memory: usize,
 }
 

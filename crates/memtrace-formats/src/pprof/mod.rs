@@ -72,14 +72,19 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
         }
         Form::Text(read) => {
             let start = printable(window.bytes());
-            let (bytes, stop) = gzip::rest(&mut window, limits.max_memory);
+            // The text is whole in memory beside what it becomes.
+            let half = Limits {
+                max_memory: limits.max_memory / 2,
+                ..*limits
+            };
+            let (bytes, stop) = gzip::rest(&mut window, half.max_memory);
             let text = budget::text(&bytes);
-            let mut parsed = read(&text, limits).ok_or(Error::NotAProfile { start })?;
+            let mut parsed = read(&text, &half).ok_or(Error::NotAProfile { start })?;
             match stop {
                 Stop::End => {}
                 Stop::Corrupt(what) => parsed.warnings.push(Warning::Compression { what }),
                 Stop::Limit => parsed.warnings.push(Warning::Limit {
-                    limit: limits.max_decompressed.min(limits.max_memory as u64),
+                    limit: half.max_decompressed.min(half.max_memory as u64),
                 }),
             }
             Ok(parsed)

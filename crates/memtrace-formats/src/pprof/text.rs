@@ -26,7 +26,7 @@ use crate::{Limits, Warning, budget};
 /// Frames of one stack that are read, far more than any program writes.
 const MOST_FRAMES: usize = 1 << 16;
 /// Frames of all stacks whose calls into the runtime are told; the heaviest come first.
-const MOST_CALLS: usize = 1 << 18;
+const MOST_CALLS: usize = 1 << 16;
 
 /// Lines that make no sense.
 #[derive(Default)]
