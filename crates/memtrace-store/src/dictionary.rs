@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use memtrace_model::{
@@ -28,18 +29,18 @@ const TEXTS: usize = 10_000;
 /// Most bytes of a string that is remembered: longer ones are looked up.
 const LONG_TEXT: usize = 256;
 /// The same of a label set or a header, of which sound ones have some tens.
-const LONG_ENTRY: usize = 1024;
-/// Most stacks and rows that it remembers, 32 bytes each: those of a hundred services.
-const NUMBERS: usize = 1 << 18;
-/// Most label sets, and most headers, which may be long.
+const LONG_ENTRY: usize = 256;
+/// Most stacks and rows that it remembers: those of a hundred services, tables of 65,536 places.
+const NUMBERS: usize = 7 << 13;
+/// Most label sets, headers and the like, which may be long.
 const SETS: usize = 1 << 14;
-const HEADERS: usize = 64;
 
-/// Forgets all where it is too much: the file knows it, too.
-fn forget<K, V>(known: &mut HashMap<K, V>, most: usize) {
-    if known.len() > most {
-        *known = HashMap::new();
+/// Remembers one more; forgets all others where that is too much: the file knows them, too.
+fn remember<K: Eq + Hash, V>(known: &mut HashMap<K, V>, key: K, value: V, most: usize) {
+    if known.len() >= most {
+        known.clear();
     }
+    known.insert(key, value);
 }
 const GO_HEAP: [&str; 4] = [
     "alloc_objects",
@@ -78,10 +79,6 @@ impl Writer {
         max_labels: u32,
     ) -> Result<Frame, StoreError> {
         let width = profile.sample_types.len().min(MAX_WIDTH);
-        forget(&mut self.stacks, NUMBERS);
-        forget(&mut self.rows, NUMBERS);
-        forget(&mut self.labels, SETS);
-        forget(&mut self.headers, HEADERS);
         *self.locations.get_mut() = vec![None; profile.locations.len()];
         *self.mappings.get_mut() = vec![None; profile.mappings.len()];
         let header = self.header(db, profile, width)?;
@@ -190,12 +187,8 @@ impl Writer {
                 number(db.last_insert_rowid())?
             }
         };
-        let mut texts = self.texts.borrow_mut();
-        if texts.len() >= TEXTS {
-            texts.clear();
-        }
         if text.len() <= LONG_TEXT {
-            texts.insert(text.to_owned(), id);
+            remember(&mut self.texts.borrow_mut(), text.to_owned(), id, TEXTS);
         }
         Ok(id)
     }
@@ -285,7 +278,7 @@ impl Writer {
                 number(db.last_insert_rowid())?
             }
         };
-        self.stacks.insert(key, id);
+        remember(&mut self.stacks, key, id, NUMBERS);
         Ok(id)
     }
 
@@ -375,7 +368,7 @@ impl Writer {
                 .optional()?;
             match known {
                 Some(id) => {
-                    self.labels.insert(b, id);
+                    remember(&mut self.labels, b, id, SETS);
                     return Ok((id, size));
                 }
                 None => b.clear(),
@@ -402,7 +395,7 @@ impl Writer {
                 number(db.last_insert_rowid())?
             }
         };
-        self.rows.insert((stack, labels), id);
+        remember(&mut self.rows, (stack, labels), id, NUMBERS);
         Ok(id)
     }
 }
@@ -433,7 +426,7 @@ fn find_or_add(
         }
     };
     if data.len() <= LONG_ENTRY {
-        known.insert(data, id);
+        remember(known, data, id, SETS);
     }
     Ok(id)
 }

@@ -12,12 +12,15 @@ use crate::{Kind, Options, Reader, StoreError, TargetId, raw, schema};
 
 /// Snapshots in a run before it is sealed.
 const SEAL_COUNT: u32 = 120;
-/// Packed bytes of a run before it is sealed.
+/// Bytes of a run before it is sealed, packed, and as they are.
 const SEAL_BYTES: u32 = 1 << 20;
+const SEAL_UNPACKED: usize = 4 << 20;
 /// Packing effort for single snapshots, which are packed again soon.
 const LEVEL_SINGLE: i32 = 3;
-/// Packing effort for what stays.
+/// Packing effort for what stays. Its tables take 12 MiB within such a window (a power of two),
+/// and four times as much without.
 const LEVEL_SEALED: i32 = 12;
+const WINDOW_SEALED: u32 = 20;
 
 /// One profile to keep.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct Tail {
     /// Snapshots not yet sealed, and their packed size.
     count: u32,
     bytes: u32,
+    /// Their unpacked size, as far as they were written since the store was opened.
+    unpacked: usize,
     last: Frame,
 }
 
@@ -93,7 +98,12 @@ impl Store {
             tails: HashMap::new(),
             raw_groups: HashMap::new(),
             quick: Packer::new(LEVEL_SINGLE).map_err(pack)?,
-            tight: Packer::new(LEVEL_SEALED).map_err(pack)?,
+            tight: {
+                let mut tight = Packer::new(LEVEL_SEALED).map_err(pack)?;
+                let window = zstd::zstd_safe::CParameter::WindowLog(WINDOW_SEALED);
+                tight.set_parameter(window).map_err(pack)?;
+                tight
+            },
             turn: 0,
             _lock: lock,
         })
@@ -217,12 +227,13 @@ impl Store {
                 frame.taken = frame.taken.map(|t| t.saturating_add(r.at.0 - frame.at));
             }
             let at = frame.at;
-            let (base, count, bytes, last) = match tail {
-                Some(t) => (Some(t.base), t.count, t.bytes, Some(t.last)),
-                None => (None, 0, 0, None),
+            let (base, count, bytes, unpacked, last) = match tail {
+                Some(t) => (Some(t.base), t.count, t.bytes, t.unpacked, Some(t.last)),
+                None => (None, 0, 0, 0, None),
             };
             let mut encoder = Encoder::new(last);
             encoder.push(frame);
+            let unpacked = unpacked.saturating_add(encoder.len());
             let (data, last) = encoder.finish(&mut self.quick).map_err(pack)?;
             self.reader
                 .db
@@ -236,9 +247,12 @@ impl Store {
                 base: base.unwrap_or(id),
                 count: count + 1,
                 bytes: bytes.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+                unpacked,
                 last,
             };
-            let full = tail.count >= SEAL_COUNT || tail.bytes >= SEAL_BYTES;
+            let full = tail.count >= SEAL_COUNT
+                || tail.bytes >= SEAL_BYTES
+                || tail.unpacked >= SEAL_UNPACKED;
             self.tails.insert((r.target, kind), tail);
             if full && *seals > 0 {
                 *seals -= 1;
@@ -333,6 +347,7 @@ impl Store {
                 base,
                 count,
                 bytes,
+                unpacked: 0,
                 last,
             };
             self.tails.insert((target, kind), tail);
@@ -411,6 +426,7 @@ impl Store {
             base: db.last_insert_rowid(),
             count: 0,
             bytes: 0,
+            unpacked: 0,
             last,
         };
         self.tails.insert((target, kind), tail);
