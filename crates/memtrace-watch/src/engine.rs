@@ -37,6 +37,8 @@ const LOOKS_GAP: Duration = Duration::from_secs(60);
 /// Profiles of a target that wait for the writer of the store, KiB; the target waits beyond.
 /// So the large ones of one target delay its own next profile, not those of others.
 const UNWRITTEN_KIB: usize = 16 << 10;
+/// A profile beyond this, with its bytes, goes to the store by itself.
+const LARGE_KIB: usize = 2 << 10;
 
 /// How long a profile may still be on its way when the watch should end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -401,37 +403,28 @@ impl Life {
             }
             events = self.sdk.events(scraper).await;
         }
-        let mut profiles = vec![Taken {
+        // One after the other: each may be large.
+        let heap = Taken {
             kind: Kind::Heap,
             profile: heap,
             raw,
-        }];
-        profiles.extend(self.goroutines(at).await);
-
-        let taken = move |history: &mut History| {
-            let mut restarted = false;
-            for taken in &profiles {
-                let profile = &taken.profile;
-                match taken.kind {
-                    Kind::Heap => {
-                        if let Some(column) = profile.sample_type("inuse_space") {
-                            gauges.set(Gauge::HeapInuse, profile.total(column) as f64);
-                        }
-                        restarted |= history.heap(at, profile);
-                    }
-                    Kind::Goroutine => {
-                        gauges.set(Gauge::Goroutines, profile.total(0) as f64);
-                        history.goroutines(at, profile);
-                    }
-                }
-            }
-            (profiles, gauges, restarted)
         };
-        let Some((profiles, mut gauges, restarted)) = self.with_history(taken).await else {
+        let Some((heap, restarted)) = self.take_in(at, heap, &mut gauges).await else {
             return;
         };
         if restarted {
             self.restarted("its counters fell".into()).await;
+        }
+        let mut kept: Vec<Taken> = heap.into_iter().collect();
+        if kept.iter().any(|t| t.kib() > LARGE_KIB) {
+            self.keep_reading(at, std::mem::take(&mut kept), Gauges::default())
+                .await;
+        }
+        if let Some(goroutines) = self.goroutines(at).await {
+            let Some((goroutines, _)) = self.take_in(at, goroutines, &mut gauges).await else {
+                return;
+            };
+            kept.extend(goroutines);
         }
         if let Some(text) = self.sdk.source(events.as_ref()) {
             self.event(EventKind::Source { text }).await;
@@ -440,22 +433,60 @@ impl Life {
             self.collections(at, &events, &mut gauges);
         }
         self.history.gauges(at, &gauges);
-        if self.keeper.is_some() {
-            let target = self.name.clone();
-            let size = |t: &Taken| (t.profile.memory() + t.raw.len()) / 1024 + 1;
-            let size = profiles.iter().map(size).sum::<usize>().min(UNWRITTEN_KIB);
-            let room = Arc::clone(&self.room).acquire_many_owned(size as u32);
-            let room = room.await.ok();
-            self.keep(Keep::Reading {
-                target,
-                at,
-                profiles,
-                gauges: gauges.clone(),
-                room,
-            })
-            .await;
-        }
+        self.keep_reading(at, kept, gauges.clone()).await;
         self.judge(at, gauges).await;
+    }
+
+    /// Adds a profile to the history, and what it tells of the process to the gauges. Gives it
+    /// back where it is to be kept, and whether its counters fell.
+    async fn take_in(
+        &mut self,
+        at: Time,
+        taken: Taken,
+        gauges: &mut Gauges,
+    ) -> Option<(Option<Taken>, bool)> {
+        let is_kept = self.keeper.is_some();
+        let work = move |history: &mut History| {
+            let profile = &taken.profile;
+            let (gauge, total, restarted) = match taken.kind {
+                Kind::Heap => {
+                    let column = profile.sample_type("inuse_space");
+                    let total = column.map(|column| profile.total(column));
+                    (Gauge::HeapInuse, total, history.heap(at, profile))
+                }
+                Kind::Goroutine => {
+                    history.goroutines(at, profile);
+                    (Gauge::Goroutines, Some(profile.total(0)), false)
+                }
+            };
+            (is_kept.then_some(taken), gauge, total, restarted)
+        };
+        let (taken, gauge, total, restarted) = self.with_history(work).await?;
+        if let Some(total) = total {
+            gauges.set(gauge, total as f64);
+        }
+        Some((taken, restarted))
+    }
+
+    /// Sends to the store what was read, where there is one.
+    async fn keep_reading(&self, at: Time, profiles: Vec<Taken>, gauges: Gauges) {
+        if self.keeper.is_none() {
+            return;
+        }
+        let kib = profiles.iter().map(Taken::kib).sum::<usize>();
+        let room = |kib: usize| Arc::clone(&self.room).acquire_many_owned(kib as u32);
+        self.keep(Keep::Reading {
+            target: self.name.clone(),
+            at,
+            profiles,
+            gauges,
+            room: room(kib.min(UNWRITTEN_KIB)).await.ok(),
+        })
+        .await;
+        if kib > LARGE_KIB {
+            // It is written before more is read.
+            let _ = room(UNWRITTEN_KIB).await;
+        }
     }
 
     /// Does what may take a while with the history. Whoever drops this is left with an empty
@@ -626,7 +657,7 @@ impl Life {
         match &mut self.means {
             Means::Endpoint(scraper) => {
                 let fetched = scraper.heap().await.map_err(|e| e.to_string())?;
-                let (parsed, body) = parse(fetched.body).await;
+                let (parsed, body) = parse(fetched.body, self.keeper.is_some()).await;
                 let parsed = parsed.map_err(|e| format!("{}: {e}", scraper.endpoint()))?;
                 if !History::follows(&parsed.profile) {
                     let what = "a profile that does not tell what memory is in use";
@@ -678,7 +709,7 @@ impl Life {
         let (profile, raw) = match &mut self.means {
             Means::Endpoint(scraper) => {
                 let fetched = scraper.goroutines().await.ok()??;
-                let (parsed, body) = parse(fetched.body).await;
+                let (parsed, body) = parse(fetched.body, self.keeper.is_some()).await;
                 (parsed.ok()?.profile, body)
             }
             Means::Inside(inside) => {
@@ -828,11 +859,12 @@ impl Life {
     }
 }
 
-/// Reads a profile that a service sent; gives its bytes back.
-async fn parse(body: Vec<u8>) -> (Result<pprof::Parsed, String>, Vec<u8>) {
+/// Reads a profile that a service sent; gives its bytes back where they are kept.
+async fn parse(body: Vec<u8>, is_kept: bool) -> (Result<pprof::Parsed, String>, Vec<u8>) {
     let read = pool::run(move || {
         let parsed = pprof::parse_with(&body, &Limits::live());
-        (parsed.map_err(|e| e.to_string()), body)
+        let raw = if is_kept { body } else { Vec::new() };
+        (parsed.map_err(|e| e.to_string()), raw)
     });
     let cannot = || (Err("it cannot be read".to_owned()), Vec::new());
     read.await.unwrap_or_else(cannot)

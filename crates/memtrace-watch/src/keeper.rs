@@ -34,6 +34,13 @@ pub(crate) struct Taken {
     pub(crate) raw: Vec<u8>,
 }
 
+impl Taken {
+    /// What it takes, KiB.
+    pub(crate) fn kib(&self) -> usize {
+        (self.profile.memory() + self.raw.len()) / 1024 + 1
+    }
+}
+
 /// Where targets send what is to be kept. A full queue drops nothing: the target waits.
 pub(crate) type KeepSender = mpsc::Sender<Keep>;
 
@@ -120,6 +127,7 @@ impl Keeper {
             let is_time = |told: Option<Instant>| told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
             while let Some(keep) = queue.blocking_recv() {
                 let ((target, at), profiles) = (keep.whose(), keep.profiles());
+                let is_reading = matches!(keep, Keep::Reading { .. });
                 unkept.of += profiles;
                 match write(&mut store, keep) {
                     Ok(()) if profiles > 0 && std::mem::take(&mut is_open) => {
@@ -132,7 +140,7 @@ impl Keeper {
                     Ok(()) => {}
                     Err(error) => {
                         unkept.profiles += profiles;
-                        unkept.others += u64::from(profiles == 0);
+                        unkept.others += u64::from(!is_reading);
                         unkept.reason = Some(error.to_string());
                         if is_time(told) {
                             (told, is_open) = (Some(Instant::now()), true);
