@@ -32,7 +32,7 @@ use tools::{
 };
 
 /// How long CI runs each fuzz target, seconds.
-const FUZZ_SECONDS: u64 = 20;
+const FUZZ_SECONDS: u64 = 15;
 
 /// How many real services are watched side by side: with more of them a slow machine of two cores
 /// collects garbage too seldom for verdicts in time.
@@ -234,20 +234,8 @@ fn watches(full: bool, go: &Path, cnc: &Path) -> Outcome {
     })
 }
 
-fn test(quick: bool, full: bool) -> Outcome {
-    step("format, lints, rules", || {
-        run(cargo().args(["fmt", "--all", "--check"]))?;
-        run(cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
-        tidy::run()
-    })?;
-
+/// All that `test` runs of Go's and Rust's own tests.
+fn tests_and_watches(quick: bool, full: bool) -> Outcome {
     let go = go()?;
     step("Go tests", || {
         // The SDK runs inside of other people's programs: with the race detector.
@@ -274,18 +262,38 @@ fn test(quick: bool, full: bool) -> Outcome {
     if quick {
         return Ok(());
     }
-    step("watches of real services, and builds beside them", || {
-        std::thread::scope(|scope| {
-            // For the steps below: compilers take what the watches leave.
-            let builds = scope.spawn(|| {
+    step("watches of real services", || watches(full, &go, &cnc))
+}
+
+fn test(quick: bool, full: bool) -> Outcome {
+    step("format, lints, rules", || {
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+        run(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        tidy::run()
+    })?;
+
+    std::thread::scope(|scope| {
+        // For the last steps: compilers take what the tests leave, which mostly wait.
+        let builds = (!quick).then(|| {
+            scope.spawn(|| {
                 build_memtrace_by(patient_cargo())?;
                 fuzz::build(patient_cargo())
-            });
-            let watched = watches(full, &go, &cnc);
-            let built = builds.join().unwrap_or_else(|_| Err("it panicked".into()));
-            watched.and(built.map(drop))
-        })
+            })
+        });
+        let tested = tests_and_watches(quick, full);
+        let built = builds.map(|b| b.join().unwrap_or_else(|_| Err("it panicked".into())));
+        tested.and(built.transpose())
     })?;
+    if quick {
+        return Ok(());
+    }
     step("simulation", || {
         run(cargo().args(["xtask", "accuracy", "--quick"]))
     })?;
@@ -293,5 +301,6 @@ fn test(quick: bool, full: bool) -> Outcome {
         harm::short(build_memtrace()?)
     })?;
     step("hostile profiles and conversations", || hostile::run(false))?;
-    step("fuzzing", || fuzz::run(FUZZ_SECONDS, false))
+    let seconds = if full { 4 * FUZZ_SECONDS } else { FUZZ_SECONDS };
+    step("fuzzing", || fuzz::run(seconds, false))
 }
