@@ -19,12 +19,14 @@ mod tags;
 
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{io, thread};
 
 use memtrace_collect::{CollectError, Options as Access};
 use memtrace_model::{Event, Finding, Gauges, Tier, Time};
 use memtrace_store::StoreError;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use keeper::Unkept;
@@ -213,8 +215,8 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
             keep.clone(),
             stopped.clone(),
         );
-        let name = target.clone();
-        targets.spawn(async move { (name, watch.await) });
+        let (name, done) = (target.clone(), alone(watch));
+        targets.spawn(async move { (name, done.await) });
     }
     Ok((
         Engine {
@@ -224,6 +226,32 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
         },
         updates,
     ))
+}
+
+/// Watches a target on a thread of its own. Where tasks share threads, one whose peer never
+/// stops sending can keep a thread busy for seconds, and with it the timers and the sockets
+/// of the others.
+async fn alone(
+    watch: impl Future<Output = Result<engine::Outcome, WatchError>> + Send + 'static,
+) -> Result<engine::Outcome, WatchError> {
+    let broken = |error: io::Error| WatchError::Broken(error.to_string());
+    let (done, outcome) = oneshot::channel();
+    let work = move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let watched = runtime.map_err(broken).and_then(|runtime| {
+            let watched = runtime.block_on(watch);
+            // What it still reads is not waited for.
+            runtime.shutdown_background();
+            watched
+        });
+        // Nobody listens where the watch as a whole has ended.
+        let _ = done.send(watched);
+    };
+    let thread = thread::Builder::new().name("target".to_owned());
+    thread.spawn(work).map_err(broken)?;
+    outcome
+        .await
+        .unwrap_or_else(|_| Err(WatchError::Broken("a thread died".to_owned())))
 }
 
 impl Engine {
@@ -274,5 +302,37 @@ impl Engine {
             Some(error) if watched == 0 && ended.lost.is_none() => Err(error),
             _ => Ok(ended),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_target_that_keeps_its_thread_busy_leaves_the_others_alone() {
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::spawn(alone(async move {
+            let _ = held.recv();
+            Ok(engine::Outcome::default())
+        }));
+        for profiles in 0..100 {
+            let other = alone(async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(engine::Outcome {
+                    profiles,
+                    ..engine::Outcome::default()
+                })
+            });
+            assert_eq!(other.await.unwrap().profiles, profiles);
+        }
+        let_go.send(()).unwrap();
+        assert!(busy.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_dies_is_told() {
+        let watch = alone(async { panic!("a panic of the test") });
+        assert!(matches!(watch.await, Err(WatchError::Broken(_))));
     }
 }

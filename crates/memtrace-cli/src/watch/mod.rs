@@ -41,6 +41,7 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     crate::source::step_back();
     // A profile is large for a moment; a watch goes on for days.
     memtrace_collect::goproc::bound_allocator();
+    allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -63,6 +64,15 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     let ended = ended?;
     finished?;
     verdict(ended, targets, fail_on_leak)
+}
+
+/// Opens as many files as it may: each target takes some five, and hundreds may be watched.
+fn allow_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With as many as before, the last targets tell what they lack.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// How a watch ends: a leak comes before a target that could not be read, and that before
