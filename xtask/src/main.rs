@@ -234,8 +234,20 @@ fn watches(full: bool, go: &Path, cnc: &Path) -> Outcome {
     })
 }
 
-/// All that `test` runs of Go's and Rust's own tests.
-fn tests_and_watches(quick: bool, full: bool) -> Outcome {
+fn test(quick: bool, full: bool) -> Outcome {
+    step("format, lints, rules", || {
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+        run(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        tidy::run()
+    })?;
+
     let go = go()?;
     step("Go tests", || {
         // The SDK runs inside of other people's programs: with the race detector.
@@ -262,38 +274,18 @@ fn tests_and_watches(quick: bool, full: bool) -> Outcome {
     if quick {
         return Ok(());
     }
-    step("watches of real services", || watches(full, &go, &cnc))
-}
-
-fn test(quick: bool, full: bool) -> Outcome {
-    step("format, lints, rules", || {
-        run(cargo().args(["fmt", "--all", "--check"]))?;
-        run(cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
-        tidy::run()
-    })?;
-
-    std::thread::scope(|scope| {
-        // For the last steps: compilers take what the tests leave, which mostly wait.
-        let builds = (!quick).then(|| {
-            scope.spawn(|| {
+    step("watches of real services, and builds beside them", || {
+        std::thread::scope(|scope| {
+            // For the steps below: compilers take what the watches leave.
+            let builds = scope.spawn(|| {
                 build_memtrace_by(patient_cargo())?;
                 fuzz::build(patient_cargo())
-            })
-        });
-        let tested = tests_and_watches(quick, full);
-        let built = builds.map(|b| b.join().unwrap_or_else(|_| Err("it panicked".into())));
-        tested.and(built.transpose())
+            });
+            let watched = watches(full, &go, &cnc);
+            let built = builds.join().unwrap_or_else(|_| Err("it panicked".into()));
+            watched.and(built.map(drop))
+        })
     })?;
-    if quick {
-        return Ok(());
-    }
     step("simulation", || {
         run(cargo().args(["xtask", "accuracy", "--quick"]))
     })?;
