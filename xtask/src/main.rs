@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use tools::{
     Outcome, build_cnc, build_memtrace, build_memtrace_by, cargo, go, go_command, patient_cargo,
-    root, run,
+    root, run, side_by_side,
 };
 
 /// How long CI runs each fuzz target, seconds.
@@ -226,12 +226,7 @@ fn watches(full: bool, go: &Path, cnc: &Path) -> Outcome {
         }
         return Ok(());
     }
-    std::thread::scope(|scope| {
-        let all = WATCHES.map(|(test, only)| scope.spawn(move || watch(test, only, "8")));
-        // Each is waited for, whatever becomes of the others.
-        let done = all.map(|one| one.join().unwrap_or_else(|_| Err("it panicked".into())));
-        done.into_iter().collect()
-    })
+    side_by_side(WATCHES.map(|(test, only)| move || watch(test, only, "8")))
 }
 
 fn test(quick: bool, full: bool) -> Outcome {
@@ -251,15 +246,17 @@ fn test(quick: bool, full: bool) -> Outcome {
     let go = go()?;
     step("Go tests", || {
         // The SDK runs inside of other people's programs: with the race detector.
-        for (folder, words) in [
+        let all = [
             ("sdk/go", &["test", "-race", "./..."][..]),
             ("services/cnc", &["test", "./..."][..]),
-        ] {
-            let folder = root().join(folder);
-            run(go_command(&go, &folder).args(["vet", "./..."]))?;
-            run(go_command(&go, &folder).args(words))?;
-        }
-        Ok(())
+        ];
+        side_by_side(all.map(|(folder, words)| {
+            let (go, folder) = (&go, root().join(folder));
+            move || {
+                run(go_command(go, &folder).args(["vet", "./..."]))?;
+                run(go_command(go, &folder).args(words))
+            }
+        }))
     })?;
 
     let cnc = build_cnc()?;
@@ -275,16 +272,14 @@ fn test(quick: bool, full: bool) -> Outcome {
         return Ok(());
     }
     step("watches of real services, and builds beside them", || {
-        std::thread::scope(|scope| {
+        let builds = || {
             // For the steps below: compilers take what the watches leave.
-            let builds = scope.spawn(|| {
-                build_memtrace_by(patient_cargo())?;
-                fuzz::build(patient_cargo())
-            });
-            let watched = watches(full, &go, &cnc);
-            let built = builds.join().unwrap_or_else(|_| Err("it panicked".into()));
-            watched.and(built.map(drop))
-        })
+            build_memtrace_by(patient_cargo())?;
+            fuzz::build(patient_cargo()).map(drop)
+        };
+        let watches = || watches(full, &go, &cnc);
+        let both: [&(dyn Fn() -> Outcome + Sync); 2] = [&builds, &watches];
+        side_by_side(both)
     })?;
     step("simulation", || {
         run(cargo().args(["xtask", "accuracy", "--quick"]))

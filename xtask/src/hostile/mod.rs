@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::tools::{Outcome, build_memtrace, root, target_dir};
+use crate::tools::{Outcome, build_memtrace, root, side_by_side, target_dir};
 
 /// When an honest service was asked, and how many hostile answers had been given by then.
 type Beats = Mutex<Vec<(Instant, u64)>>;
@@ -56,11 +56,13 @@ pub(crate) fn run(full: bool) -> Outcome {
     // With the priority that memtrace gives itself: the measure must not be ahead of it.
     rustix::process::nice(10).map_err(|e| e.to_string())?;
     let memtrace = build_memtrace()?;
-    let count = if full { 10_000 } else { 200 };
-    for part in [Part::Profiles, Part::Talks] {
-        attack(&memtrace, part, count, WATCHES[usize::from(full)])?;
+    if full {
+        attack(&memtrace, Part::Profiles, 10_000, WATCHES[1])?;
+        return attack(&memtrace, Part::Talks, 10_000, WATCHES[1]);
     }
-    Ok(())
+    // Few of them leave room for both at once.
+    let few = |part| attack(&memtrace, part, 200, WATCHES[0]);
+    side_by_side([Part::Profiles, Part::Talks].map(|part| move || few(part)))
 }
 
 fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome {
