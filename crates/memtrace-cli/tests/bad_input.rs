@@ -8,6 +8,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -365,18 +366,23 @@ impl Drop for Mount {
     }
 }
 
-/// Serves heap profiles that compress badly, each different.
-fn serve_noise() -> String {
+/// Heap profiles that compress badly, each different.
+fn noise(stacks: usize) -> impl Fn() -> String {
     let seed = AtomicU64::new(1);
-    serve(move |_, s| {
+    move || {
         let mut text = String::from("heap profile: 1: 16 [1: 16] @ heap/1048576\n");
-        for _ in 0..3000 {
+        for _ in 0..stacks {
             let x = seed.fetch_add(1, Ordering::Relaxed);
             let hash = || x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
             text += &format!("1: {} [2: 64] @ {:#x}\n", 1 + hash() % 4096, hash());
         }
-        reply(s, "200 OK", "text/plain", text.as_bytes());
-    })
+        text
+    }
+}
+
+fn serve_noise() -> String {
+    let noise = noise(3000);
+    serve(move |_, s| reply(s, "200 OK", "text/plain", noise().as_bytes()))
 }
 
 /// How many profiles a store has of the only target.
@@ -489,6 +495,41 @@ fn signal(pid: u32, name: &str) {
 }
 
 /// A service that takes a request and never answers.
+/// A disk that stands still while large profiles come is no fault of their target.
+#[test]
+fn a_store_that_another_writer_holds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (store, noise) = (folder.path().join("memtrace.db"), noise(40_000));
+    let writer = Mutex::new(None);
+    let url = serve(move |_, s| {
+        writer.lock().expect("whole").get_or_insert_with(|| {
+            let db = rusqlite::Connection::open(&store).expect("the store");
+            db.execute_batch("BEGIN IMMEDIATE")
+                .expect("to be its writer");
+            db
+        });
+        reply(s, "200 OK", "text/plain", noise().as_bytes());
+    });
+    let path = folder.path().to_string_lossy();
+    let output = run(&[
+        "watch",
+        &url,
+        "--interval",
+        "500ms",
+        "--for",
+        "1s",
+        "--store",
+        &path,
+    ]);
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("could not be kept: the store is busy"),
+        "{errors}"
+    );
+    assert!(!errors.contains("no answer"), "{errors}");
+}
+
 fn serve_silence() -> String {
     serve(|_, _| std::thread::sleep(Duration::from_secs(600)))
 }

@@ -16,7 +16,7 @@ use memtrace_formats::{Limits, Warning, pprof};
 use memtrace_model::{Event, EventKind, Finding, Gauge, Gauges, Pattern, Profile, Tier, Time};
 use memtrace_store::Kind;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval_at, timeout_at};
+use tokio::time::{MissedTickBehavior, interval_at, timeout, timeout_at};
 
 use crate::follow::Follower;
 use crate::inside::{self, Inside, InsideError, Subject, subject};
@@ -39,6 +39,8 @@ const LOOKS_GAP: Duration = Duration::from_secs(60);
 const UNWRITTEN_KIB: usize = 16 << 10;
 /// A profile beyond this, with its bytes, goes to the store by itself.
 const LARGE_KIB: usize = 2 << 10;
+/// How long goroutines wait for a large heap profile to be written.
+const WRITING: Duration = Duration::from_secs(1);
 
 /// How long a profile may still be on its way when the watch should end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -121,6 +123,12 @@ pub(crate) async fn watch(
         }
         if life.gone_for_good {
             break;
+        }
+        // Not part of the point: a slow disk is no fault of the target.
+        tokio::select! {
+            () = life.written() => {}
+            () = late(end) => break,
+            _ = stopped.wait_for(|&s| s) => break,
         }
     }
     Ok(life.end(started.elapsed()).await)
@@ -211,6 +219,8 @@ struct Life {
     warned: HashSet<Discriminant<Warning>>,
     /// What the writer may still have to write of it.
     room: Arc<Semaphore>,
+    /// How much of it must be free before more is read, KiB.
+    owed: usize,
     notes: Vec<String>,
     /// Findings for which a copy of the heap was taken, and when the last one was.
     looked: HashSet<(Subject, Tier)>,
@@ -315,6 +325,7 @@ impl Life {
             sdk: Sdk::default(),
             warned: HashSet::new(),
             room: Arc::new(Semaphore::new(UNWRITTEN_KIB)),
+            owed: LARGE_KIB,
             notes,
             looked: HashSet::new(),
             looked_at: None,
@@ -419,6 +430,7 @@ impl Life {
         if kept.iter().any(|t| t.kib() > LARGE_KIB) {
             self.keep_reading(at, std::mem::take(&mut kept), Gauges::default())
                 .await;
+            let _ = timeout(WRITING, self.written()).await;
         }
         if let Some(goroutines) = self.goroutines(at).await {
             let Some((goroutines, _)) = self.take_in(at, goroutines, &mut gauges).await else {
@@ -469,24 +481,31 @@ impl Life {
     }
 
     /// Sends to the store what was read, where there is one.
-    async fn keep_reading(&self, at: Time, profiles: Vec<Taken>, gauges: Gauges) {
+    async fn keep_reading(&mut self, at: Time, profiles: Vec<Taken>, gauges: Gauges) {
         if self.keeper.is_none() {
             return;
         }
         let kib = profiles.iter().map(Taken::kib).sum::<usize>();
-        let room = |kib: usize| Arc::clone(&self.room).acquire_many_owned(kib as u32);
+        if kib > LARGE_KIB {
+            self.owed = UNWRITTEN_KIB;
+        }
+        // Only this takes room, so what is free now stays free.
+        let taken = kib.min(self.room.available_permits()) as u32;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(taken).ok();
         self.keep(Keep::Reading {
             target: self.name.clone(),
             at,
             profiles,
             gauges,
-            room: room(kib.min(UNWRITTEN_KIB)).await.ok(),
+            room,
         })
         .await;
-        if kib > LARGE_KIB {
-            // It is written before more is read.
-            let _ = room(UNWRITTEN_KIB).await;
-        }
+    }
+
+    /// Waits until more may be read: a large reading is written, of others few are not.
+    async fn written(&mut self) {
+        let _ = self.room.acquire_many(self.owed as u32).await;
+        self.owed = LARGE_KIB;
     }
 
     /// Does what may take a while with the history. Whoever drops this is left with an empty

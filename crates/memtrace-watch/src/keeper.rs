@@ -60,7 +60,7 @@ pub struct Unkept {
     pub profiles: u64,
     /// All profiles that were to be kept.
     pub of: u64,
-    /// Events and findings that were lost.
+    /// Events, findings, and gauges without a profile that were lost.
     pub others: u64,
     /// Why, at last; `None` where the store keeps again what is read.
     pub reason: Option<String>,
@@ -76,8 +76,8 @@ impl std::fmt::Display for Unkept {
         )?;
         match self.others {
             0 => {}
-            1 => write!(f, " and 1 event or finding")?,
-            n => write!(f, " and {n} events and findings")?,
+            1 => write!(f, " and 1 other record")?,
+            n => write!(f, " and {n} other records")?,
         }
         match &self.reason {
             Some(reason) => write!(f, " could not be kept: {reason}"),
@@ -127,7 +127,6 @@ impl Keeper {
             let is_time = |told: Option<Instant>| told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
             while let Some(keep) = queue.blocking_recv() {
                 let ((target, at), profiles) = (keep.whose(), keep.profiles());
-                let is_reading = matches!(keep, Keep::Reading { .. });
                 unkept.of += profiles;
                 match write(&mut store, keep) {
                     Ok(()) if profiles > 0 && std::mem::take(&mut is_open) => {
@@ -140,7 +139,7 @@ impl Keeper {
                     Ok(()) => {}
                     Err(error) => {
                         unkept.profiles += profiles;
-                        unkept.others += u64::from(!is_reading);
+                        unkept.others += u64::from(profiles == 0);
                         unkept.reason = Some(error.to_string());
                         if is_time(told) {
                             (told, is_open) = (Some(Instant::now()), true);

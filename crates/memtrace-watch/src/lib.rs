@@ -157,6 +157,9 @@ pub struct Ended {
     pub unkept: Option<Unkept>,
 }
 
+/// How long what a target still does may take at the end.
+const LAST_WORK: Duration = Duration::from_secs(2);
+
 /// Why nothing was read, where nothing was wrong.
 const TOO_SHORT: &str = "the watch ended before a profile was read";
 
@@ -174,7 +177,7 @@ pub enum WatchError {
         /// What is wrong with it.
         error: StoreError,
     },
-    /// For us: a task died.
+    /// For us: a thread died, or could not be made.
     #[error("the watch broke off: {0}")]
     Broken(String),
 }
@@ -215,7 +218,7 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
             keep.clone(),
             stopped.clone(),
         );
-        let (name, done) = (target.clone(), alone(watch));
+        let (name, done) = (target.clone(), alone(target.clone(), watch));
         targets.spawn(async move { (name, done.await) });
     }
     Ok((
@@ -230,8 +233,9 @@ pub fn start(plan: Plan) -> Result<(Engine, mpsc::Receiver<Update>), WatchError>
 
 /// Watches a target on a thread of its own. Where tasks share threads, one whose peer never
 /// stops sending can keep a thread busy for seconds, and with it the timers and the sockets
-/// of the others.
+/// of the others. A panic is told with the name of the target.
 async fn alone(
+    target: String,
     watch: impl Future<Output = Result<engine::Outcome, WatchError>> + Send + 'static,
 ) -> Result<engine::Outcome, WatchError> {
     let broken = |error: io::Error| WatchError::Broken(error.to_string());
@@ -240,14 +244,14 @@ async fn alone(
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let watched = runtime.map_err(broken).and_then(|runtime| {
             let watched = runtime.block_on(watch);
-            // What it still reads is not waited for.
-            runtime.shutdown_background();
+            // A snapshot that is nearly written is; who stands still in /proc holds nobody up.
+            runtime.shutdown_timeout(LAST_WORK);
             watched
         });
         // Nobody listens where the watch as a whole has ended.
         let _ = done.send(watched);
     };
-    let thread = thread::Builder::new().name("target".to_owned());
+    let thread = thread::Builder::new().name(target.replace('\0', ""));
     thread.spawn(work).map_err(broken)?;
     outcome
         .await
@@ -312,12 +316,13 @@ mod tests {
     #[tokio::test]
     async fn a_target_that_keeps_its_thread_busy_leaves_the_others_alone() {
         let (let_go, held) = std::sync::mpsc::channel::<()>();
-        let busy = tokio::spawn(alone(async move {
+        let name = || "a test".to_owned();
+        let busy = tokio::spawn(alone(name(), async move {
             let _ = held.recv();
             Ok(engine::Outcome::default())
         }));
         for profiles in 0..100 {
-            let other = alone(async move {
+            let other = alone(name(), async move {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 Ok(engine::Outcome {
                     profiles,
@@ -332,7 +337,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_dies_is_told() {
-        let watch = alone(async { panic!("a panic of the test") });
+        let watch = alone("a\0test".to_owned(), async {
+            panic!("a panic of the test")
+        });
         assert!(matches!(watch.await, Err(WatchError::Broken(_))));
     }
 }

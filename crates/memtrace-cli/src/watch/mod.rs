@@ -59,7 +59,7 @@ pub(crate) fn run(args: WatchArgs) -> Result<(), Failure> {
     let targets = plan.targets.len();
     let ended = runtime.block_on(drive(plan, view.as_mut(), fail_on_leak));
     let finished = view.finish();
-    // A target's /proc read or a store's last write must not hold the user up.
+    // A store's last write must not hold the user up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = ended?;
     finished?;
