@@ -76,8 +76,9 @@ impl Settings {
 /// Everything known of one process over time, and what it says.
 ///
 /// Memory is bounded, whatever the profiles hold: at most 4,096 stacks of each kind are
-/// followed, points older than the newest 256 are thinned, and earlier where stacks are
-/// many; some 40 MB are never exceeded, and a service of 500 stacks takes a tenth.
+/// followed (of goroutines and labels 1,024, once there are many points), points older than
+/// the newest 256 are thinned, and earlier where stacks are many; some 40 MB are never
+/// exceeded, and a service of 500 stacks takes a tenth.
 #[derive(Clone, Debug)]
 pub struct History {
     settings: Settings,
@@ -186,7 +187,7 @@ const LARGE_ARRAY: u64 = 64 << 10;
 const FDR: f64 = 1e-3;
 /// What a goroutine weighs beside memory, bytes: its stack, at first.
 const GOROUTINE: u64 = 2048;
-/// Bytes of the labels of all samples that are kept.
+/// Bytes of the labels of all samples that are followed.
 const LABEL_BYTES: usize = 2 << 20;
 /// Points of a gauge that are kept.
 const GAUGE_POINTS: usize = 512;
@@ -254,9 +255,12 @@ impl History {
             let text = |(key, value): &(String, String)| key.len() + value.len();
             labels.iter().map(|l| text(l) + size_of_val(l)).sum()
         };
+        self.labelled.push(at, &rows, |r| r.bytes as f64);
+        let followed = &self.labelled.columns;
+        self.labels.retain(|key, _| followed.contains_key(key));
         let mut bytes: usize = self.labels.values().map(size).sum();
         for (row, &sample) in rows.iter().zip(&samples) {
-            if self.labels.contains_key(&row.key) {
+            if !followed.contains_key(&row.key) || self.labels.contains_key(&row.key) {
                 continue;
             }
             let labels = heap::labels(profile, sample);
@@ -266,11 +270,6 @@ impl History {
                 break;
             }
             self.labels.insert(row.key, labels);
-        }
-        self.labelled.push(at, &rows, |r| r.bytes as f64);
-        if self.labels.len() > 4 * self.labelled.columns.len() + 1024 || bytes > LABEL_BYTES {
-            let known = &self.labelled.columns;
-            self.labels.retain(|key, _| known.contains_key(key));
         }
     }
 

@@ -80,7 +80,7 @@ const MAX_STACKS: usize = 4096;
 const MAX_DORMANT: usize = 7 << 12;
 /// Cells of all stacks of a heap, 40 bytes each: 512 stacks have all points, 4,096 stacks 64.
 const HEAP_CELLS: usize = 512 * MAX_POINTS;
-/// The same of goroutines and of labels.
+/// The same of goroutines and of labels: 128 stacks have all points, 1,024 stacks 64.
 const CELLS: usize = 128 * MAX_POINTS;
 /// Points that are kept however many stacks there are: rather fewer stacks than fewer points.
 const LEAST_POINTS: usize = 64;
@@ -101,7 +101,8 @@ pub(super) struct Lane {
     /// Births over all stacks since the watch began, at each point.
     pub total_births: Vec<f64>,
     pub columns: HashMap<StackKey, Column>,
-    /// Stacks never seen alive, with their counter: they cost no column.
+    /// Stacks that are not followed, with their counter: of those never seen alive, and of the
+    /// lightest where there are too many.
     dormant: HashMap<StackKey, u64>,
     /// How many stacks of the newest profile are followed.
     seen: usize,

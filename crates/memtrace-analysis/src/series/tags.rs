@@ -11,9 +11,10 @@ use memtrace_model::{Label, LabelSetId, LabelValue, Profile, StackKey, Strings, 
 const MOST_MOMENTS: usize = 32;
 /// Cells (stack, label) of one moment that are kept, the largest first.
 const MOST_CELLS: usize = 3_500;
-/// Labels that are remembered, and the bytes that their texts may take.
+/// Labels that are remembered, and the bytes beyond which no more are: half of them text, since
+/// its buffer doubles.
 const MOST_LABELS: usize = 8_192;
-const MOST_TEXT: usize = 1 << 20;
+const MOST_TEXT: usize = 2 << 20;
 /// Longer keys and values are cut, characters.
 const LONGEST: usize = 128;
 
@@ -50,7 +51,7 @@ struct Moment {
 }
 
 /// What a stack holds under a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 struct Cell {
     label: LabelNumber,
     /// Goroutines, where `bytes` is 0.

@@ -326,8 +326,9 @@ proptest! {
 }
 
 /// A heap profile of equal jobs, each under its own tag at the same two stacks: live and
-/// allocated objects of 64 KiB for each job, every one sampled.
-fn jobs_profile(jobs: &[(u64, u64)]) -> Profile {
+/// allocated objects of 64 KiB for each job, every one sampled. Before them come the requests:
+/// so many with an object each and long labels.
+fn jobs_profile(requests: u64, jobs: &[(u64, u64)]) -> Profile {
     let mut p = Profile {
         period: 1,
         ..Profile::default()
@@ -349,9 +350,18 @@ fn jobs_profile(jobs: &[(u64, u64)]) -> Profile {
         p.stacks.intern(&[location]);
     }
     let key = p.intern("tag");
-    for (job, &(live, born)) in jobs.iter().enumerate() {
-        let value = LabelValue::Text(p.intern(&format!("G{job:03}")));
-        let set = p.label_sets.intern(&[Label { key, value }]).unwrap();
+    let long = LabelValue::Text(p.intern(&"long ".repeat(20)));
+    let others = ["agent", "host", "path", "user"].map(|key| Label {
+        key: p.intern(key),
+        value: long,
+    });
+    let requests = (0..requests).map(|n| (format!("R{n}"), &others[..], (2, 2)));
+    let jobs = jobs.iter().enumerate();
+    let jobs = jobs.map(|(n, &job)| (format!("G{n:03}"), &[][..], job));
+    for (name, others, (live, born)) in requests.chain(jobs) {
+        let value = LabelValue::Text(p.intern(&name));
+        let labels = [&[Label { key, value }], others].concat();
+        let set = p.label_sets.intern(&labels).unwrap();
         for stack in 0..2 {
             let half = |n: u64| (n + stack) / 2;
             p.sample_stacks.push(StackId(stack as u32));
@@ -366,7 +376,7 @@ fn jobs_profile(jobs: &[(u64, u64)]) -> Profile {
 
 /// Three minutes of a hundred jobs that each keep some 20 objects of many; from the
 /// fiftieth second on, job 17 keeps `leak` more of them every second.
-fn watch_jobs(leak: u64) -> Assessment {
+fn watch_jobs(leak: u64, requests: u64) -> Assessment {
     let mut history = History::new(Settings::every(Duration::from_secs(5)));
     let mut rng = Rng(7);
     let mut born = [0u64; 100];
@@ -383,26 +393,28 @@ fn watch_jobs(leak: u64) -> Assessment {
                 (rng.poisson(20.0) + leaked, born[job])
             })
             .collect();
-        history.heap(at(seconds as f64), &jobs_profile(&jobs));
+        history.heap(at(seconds as f64), &jobs_profile(requests, &jobs));
     }
     history.assess()
 }
 
 #[test]
 fn one_job_of_many_leaks() {
-    let found = watch_jobs(1);
-    let named: Vec<&(String, String)> = found.stacks.iter().flat_map(|s| &s.labels).collect();
-    assert_eq!(
-        named,
-        [&("tag".to_owned(), "G017".to_owned())],
-        "{:#?}",
-        found.stacks
-    );
+    // Beside more labels than are kept, too.
+    for requests in [0, 6000] {
+        let found = watch_jobs(1, requests).stacks;
+        let named: Vec<&(String, String)> = found.iter().flat_map(|s| &s.labels).collect();
+        assert_eq!(
+            named,
+            [&("tag".to_owned(), "G017".to_owned())],
+            "{found:#?}"
+        );
+    }
 }
 
 #[test]
 fn equal_jobs_are_healthy() {
-    assert_eq!(watch_jobs(0).stacks, []);
+    assert_eq!(watch_jobs(0, 0).stacks, []);
 }
 
 /// A goroutine profile of one stack, the leaf first, with so many goroutines.
