@@ -362,16 +362,11 @@ impl Writer {
         self.label_count = Some(count);
         if count >= max && !b.is_empty() {
             // Labels without end (a request number, say): their rows are kept without them.
-            let known = db
-                .prepare_cached("SELECT id FROM labels WHERE data = ?1")?
-                .query_row([&b], |r| r.get(0))
-                .optional()?;
-            match known {
-                Some(id) => {
-                    remember(&mut self.labels, b, id, SETS);
-                    return Ok((id, size));
-                }
-                None => b.clear(),
+            let is_known = db
+                .prepare_cached("SELECT 1 FROM labels WHERE data = ?1")?
+                .exists([&b])?;
+            if !is_known {
+                b.clear();
             }
         }
         let id = find_or_add(db, &mut self.labels, "labels", b)?;

@@ -23,7 +23,8 @@ const GROUP: u32 = 15;
 const LEVEL: i32 = 3;
 /// What unpacks to more is kept as it came: the profiles of large services come to as much.
 const MAX_UNPACKED: u64 = 8 << 20;
-/// What is handed out unpacks to no more; it was written by a version that kept as much.
+/// What is handed out unpacks to no more, and so nothing larger is packed. An older version
+/// packed as much of what came compressed, too.
 const MAX_READ: u64 = 64 << 20;
 
 /// Larger than this, a profile is packed alone: the first of each group stays in memory.

@@ -72,19 +72,21 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
         }
         Form::Text(read) => {
             let start = printable(window.bytes());
-            // The text is whole in memory beside what it becomes.
+            // What was unpacked is whole in memory beside what it becomes.
             let half = Limits {
                 max_memory: limits.max_memory / 2,
                 ..*limits
             };
-            let (bytes, stop) = gzip::rest(&mut window, half.max_memory);
-            let text = budget::text(&bytes);
+            let is_packed = gzip::is_gzip(bytes);
+            let most = if is_packed { &half } else { limits }.max_memory;
+            let (text, stop) = gzip::rest(&mut window, most);
+            let text = budget::text(&text);
             let mut parsed = read(&text, &half).ok_or(Error::NotAProfile { start })?;
             match stop {
                 Stop::End => {}
                 Stop::Corrupt(what) => parsed.warnings.push(Warning::Compression { what }),
                 Stop::Limit => parsed.warnings.push(Warning::Limit {
-                    limit: half.max_decompressed.min(half.max_memory as u64),
+                    limit: limits.max_decompressed.min(most as u64),
                 }),
             }
             Ok(parsed)
