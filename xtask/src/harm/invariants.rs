@@ -68,13 +68,12 @@ impl Baseline {
             let state = target.ask()?;
             seen.gap_ms = seen.gap_ms.max(state.gap_ms);
             seen.late_ms = seen.late_ms.max(state.late_ms);
-        }
-        let state = target.ask()?;
-        if let Some(fault) = state.faults.first() {
-            return Err(format!(
-                "{} is not whole, before any snapshot: {fault}",
-                target.kind.name
-            ));
+            if let Some(fault) = state.faults.first() {
+                return Err(format!(
+                    "{} is not whole, before any snapshot: {fault}",
+                    target.kind.name
+                ));
+            }
         }
         seen.events = target
             .group

@@ -30,6 +30,9 @@ const ALWAYS: &[&str] = &["try again"];
 /// Of a kind that need not be refused, so many of a thousand may be where nothing else runs.
 const REFUSED_OF_1000: usize = 20;
 
+/// Of so many, where nothing else runs, one is taken of any kind.
+const ENOUGH: usize = 10;
+
 /// All snapshots of one kind.
 struct Account {
     target: Target,
@@ -350,6 +353,10 @@ impl Account {
                 "{} of {quiet} snapshots were refused",
                 self.refused_quiet
             ));
+        }
+        if quiet >= ENOUGH && self.refused_quiet == quiet {
+            self.faults
+                .push(format!("all of {quiet} snapshots were refused"));
         }
         for reason in self.refused.keys() {
             let mut known = kind.refusals.iter().chain(ALWAYS);

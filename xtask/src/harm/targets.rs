@@ -108,6 +108,8 @@ static KINDS: &[Kind] = &[
     Kind {
         size: 1_000_000,
         share: 4,
+        // Its page tables take most of what a pause may.
+        refusals: &["could not be copied within"],
         full_only: true,
         ..kind("goroutines", Build::Go, "goroutines")
     },

@@ -65,7 +65,7 @@ pub(crate) fn run(full: bool) -> Outcome {
     side_by_side([Part::Profiles, Part::Talks].map(|part| move || few(part)))
 }
 
-fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome {
+fn attack(memtrace: &Path, part: Part, count: u64, watches: u64) -> Outcome {
     let fixture = root().join("crates/memtrace-analysis/tests/fixtures/profiles/go-heap.pb.gz");
     let honest = std::fs::read(&fixture).map_err(|e| format!("{}: {e}", fixture.display()))?;
     let mut plain = Vec::new();
@@ -78,7 +78,7 @@ fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome
     let over = Arc::new(AtomicBool::new(false));
     let pulse = pulse(&over);
     let begun = Instant::now();
-    let watches: Vec<_> = (0..side_by_side)
+    let threads: Vec<_> = (0..watches)
         .map(|turn| {
             let (memtrace, honest, plain) = (memtrace.to_owned(), honest.clone(), plain.clone());
             let done = done.clone();
@@ -86,9 +86,9 @@ fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome
         })
         .collect();
     let mut seen = Vec::new();
-    for watch in watches {
+    for thread in threads {
         seen.push(
-            watch
+            thread
                 .join()
                 .map_err(|_| "a watch's thread died".to_owned())??,
         );
@@ -101,7 +101,7 @@ fn attack(memtrace: &Path, part: Part, count: u64, side_by_side: u64) -> Outcome
     let grown = seen.iter().map(|s| s.peak.saturating_sub(s.base)).max();
     let grown = grown.unwrap_or(0);
     println!(
-        "{part:?}: {} in {:.0} s against {side_by_side} watches of {TARGETS} targets, one beat each {INTERVAL:?}: \
+        "{part:?}: {} in {:.0} s against {watches} watches of {TARGETS} targets, one beat each {INTERVAL:?}: \
          longest gap of an honest target {gap:.2?}, before number {number} (the machine itself was late by {late:.2?}), memory {base} MiB, \
          at most {grown} MiB more",
         done.load(Ordering::Relaxed).min(count),
