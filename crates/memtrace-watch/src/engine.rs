@@ -39,7 +39,8 @@ const LOOKS_GAP: Duration = Duration::from_secs(60);
 const UNWRITTEN_KIB: usize = 16 << 10;
 /// A profile beyond this, with its bytes, goes to the store by itself.
 const LARGE_KIB: usize = 2 << 10;
-/// How long goroutines wait for a large heap profile to be written.
+/// How long goroutines wait for a large heap profile to be written; they are not read beyond,
+/// since one is in memory at a time.
 const WRITING: Duration = Duration::from_secs(1);
 
 /// How long a profile may still be on its way when the watch should end.
@@ -427,12 +428,13 @@ impl Life {
             self.restarted("its counters fell".into()).await;
         }
         let mut kept: Vec<Taken> = heap.into_iter().collect();
+        let mut is_written = true;
         if kept.iter().any(|t| t.kib() > LARGE_KIB) {
             self.keep_reading(at, std::mem::take(&mut kept), Gauges::default())
                 .await;
-            let _ = timeout(WRITING, self.written()).await;
+            is_written = timeout(WRITING, self.written()).await.is_ok();
         }
-        if let Some(goroutines) = self.goroutines(at).await {
+        if is_written && let Some(goroutines) = self.goroutines(at).await {
             let Some((goroutines, _)) = self.take_in(at, goroutines, &mut gauges).await else {
                 return;
             };

@@ -72,13 +72,13 @@ pub fn parse_with(bytes: &[u8], limits: &Limits) -> Result<Parsed, Error> {
         }
         Form::Text(read) => {
             let start = printable(window.bytes());
-            // What was unpacked is whole in memory beside what it becomes.
+            // A copy of the text is whole in memory beside what it becomes.
             let half = Limits {
                 max_memory: limits.max_memory / 2,
                 ..*limits
             };
-            let is_packed = gzip::is_gzip(bytes);
-            let most = if is_packed { &half } else { limits }.max_memory;
+            let is_copied = gzip::is_gzip(bytes) || std::str::from_utf8(bytes).is_err();
+            let most = if is_copied { &half } else { limits }.max_memory;
             let (text, stop) = gzip::rest(&mut window, most);
             let text = budget::text(&text);
             let mut parsed = read(&text, &half).ok_or(Error::NotAProfile { start })?;
