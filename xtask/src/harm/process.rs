@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// How a thread is scheduled: policy, real-time priority, nice.
 pub(crate) type Schedule = (u32, u32, i32);
@@ -150,4 +154,91 @@ pub(crate) fn counter(file: &Path, word: &str) -> Option<u64> {
     }
     let mut lines = text.lines();
     lines.find_map(|l| l.strip_prefix(word)?.trim().parse().ok())
+}
+
+/// The longest times that a thread of a process was seen in a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Longest {
+    /// Stopped by a tracer.
+    pub(crate) held: Duration,
+    /// Waiting in the kernel, for a disk or a lock.
+    pub(crate) blocked: Duration,
+    /// Nobody looked for so long.
+    pub(crate) unseen: Duration,
+}
+
+impl std::fmt::Display for Longest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            held,
+            blocked,
+            unseen,
+        } = self;
+        write!(
+            f,
+            "held for {held:.1?} at a time, blocked for {blocked:.1?}, looked at every {unseen:.1?} at least"
+        )
+    }
+}
+
+/// Looks all the time how the threads of a process are: who stood still may have been held, or
+/// had no processor.
+pub(crate) struct Look {
+    over: Arc<AtomicBool>,
+    looks: JoinHandle<Longest>,
+}
+
+impl Look {
+    pub(crate) fn at(pid: u32) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let looks = thread::spawn(move || looks(pid, &until));
+        Self { over, looks }
+    }
+
+    pub(crate) fn end(self) -> Longest {
+        self.over.store(true, Ordering::Relaxed);
+        self.looks.join().unwrap_or_default()
+    }
+}
+
+fn looks(pid: u32, over: &AtomicBool) -> Longest {
+    const EVERY: Duration = Duration::from_millis(10);
+    /// To look at more threads takes too long.
+    const MOST: usize = 64;
+    // Busy loops must not keep it from looking. Of this thread alone.
+    let _ = rustix::process::setpriority_process(None, -20);
+    let mut longest = Longest::default();
+    // Since when, and in which state.
+    let mut since: BTreeMap<u32, (char, Instant)> = BTreeMap::new();
+    let mut last = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        longest.unseen = longest.unseen.max(now - last);
+        let all = numbers(&format!("/proc/{pid}/task"));
+        if all.len() > MOST {
+            thread::sleep(EVERY);
+            continue;
+        }
+        last = now;
+        for tid in all {
+            let Some(state) = stat(&format!("/proc/{pid}/task/{tid}/stat"))
+                .and_then(|fields| fields.first()?.chars().next())
+            else {
+                continue;
+            };
+            let seen = since.entry(tid).or_insert((state, now));
+            if seen.0 != state {
+                *seen = (state, now);
+            }
+            let lasts = now - seen.1;
+            match state {
+                't' => longest.held = longest.held.max(lasts),
+                'D' => longest.blocked = longest.blocked.max(lasts),
+                _ => {}
+            }
+        }
+        thread::sleep(EVERY);
+    }
+    longest
 }

@@ -279,6 +279,7 @@ impl Account {
         self.taken += 1;
         self.listen(None);
         witness.gap_ms();
+        let look = process::Look::at(self.target.pid);
         match memtrace.take(&self.target) {
             Ok(Taken::Good { pause_ms, warnings }) => {
                 self.measure(is_busy).pauses.push(pause_ms);
@@ -296,11 +297,13 @@ impl Account {
             }
             Err(fault) => self.faults.push(fault),
         }
-        if let Some(own) = self.listen(Some(is_busy)) {
+        let own = self.listen(Some(is_busy));
+        let longest = look.end();
+        if let Some(own) = own {
             let seen = witness.gap_ms();
             if own > DEADLINE_MS + OWN_GAP * seen.max(self.baseline.gap_ms) {
                 self.faults.push(format!(
-                    "a thread of it stood still for {own:.1} ms, one of another process for {seen:.1} ms"
+                    "a thread of it stood still for {own:.1} ms, one of another process for {seen:.1} ms ({longest})"
                 ));
             }
         }
